@@ -1,0 +1,716 @@
+package channels_test
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pusher-sample/internal/channels"
+
+	"github.com/lxzan/gws"
+	"github.com/pusher/pusher-http-go/v5"
+)
+
+const patience = 10 * time.Second // for what should come; never waited out when it does
+
+var app = channels.App{ID: "1", Key: "local", Secret: "a-secret"}
+
+// start runs a server, and gives a real client for its HTTP API.
+func start(t testing.TB) (*httptest.Server, *pusher.Client) {
+	t.Helper()
+	embedded := channels.New(app, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(embedded)
+	t.Cleanup(func() {
+		server.Close()
+		embedded.Close()
+	})
+	return server, &pusher.Client{
+		AppID: app.ID, Key: app.Key, Secret: app.Secret,
+		Host:       strings.TrimPrefix(server.URL, "http://"),
+		HTTPClient: server.Client(),
+	}
+}
+
+// message is what clients and server send.
+type message struct {
+	Event   string          `json:"event"`
+	Channel string          `json:"channel"`
+	Data    json.RawMessage `json:"data"`
+}
+
+// text is Data, where it is the string that all events but errors have.
+func (m message) text(t testing.TB) string {
+	t.Helper()
+	var s string
+	if err := json.Unmarshal(m.Data, &s); err != nil {
+		t.Fatalf("data of %s is not a string: %s", m.Event, m.Data)
+	}
+	return s
+}
+
+// subscriber is a WebSocket client.
+type subscriber struct {
+	gws.BuiltinEventHandler
+	t        testing.TB
+	conn     *gws.Conn
+	id       string
+	messages chan message
+	closed   chan error
+}
+
+func (s *subscriber) OnMessage(_ *gws.Conn, m *gws.Message) {
+	defer m.Close()
+	var got message
+	if err := json.Unmarshal(m.Bytes(), &got); err != nil {
+		s.t.Errorf("the server sent %q: %v", m.Bytes(), err)
+	}
+	s.messages <- got
+}
+
+func (s *subscriber) OnClose(_ *gws.Conn, err error) { s.closed <- err }
+
+const path = "/app/local?protocol=7&client=js&version=8.6.0&flash=false"
+
+// dial connects without waiting for a word.
+func dial(t testing.TB, server *httptest.Server, path string) *subscriber {
+	t.Helper()
+	s := &subscriber{t: t, messages: make(chan message, 10_000), closed: make(chan error, 1)}
+	conn, _, err := gws.NewClient(s, &gws.ClientOption{
+		Addr:          "ws" + strings.TrimPrefix(server.URL, "http") + path,
+		RequestHeader: http.Header{"Origin": {server.URL}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.conn = conn
+	t.Cleanup(func() { conn.NetConn().Close() })
+	go conn.ReadLoop()
+	return s
+}
+
+// connect connects and subscribes.
+func connect(t testing.TB, server *httptest.Server, channels ...string) *subscriber {
+	t.Helper()
+	s := dial(t, server, path)
+	var established struct {
+		SocketID        string `json:"socket_id"`
+		ActivityTimeout int    `json:"activity_timeout"`
+	}
+	m := s.next()
+	if err := json.Unmarshal([]byte(m.text(t)), &established); err != nil || m.Event != "pusher:connection_established" || established.ActivityTimeout != 120 {
+		t.Fatalf("first message: %+v", m)
+	}
+	s.id = established.SocketID
+	for _, name := range channels {
+		s.send(`{"event":"pusher:subscribe","data":{"auth":"","channel":"` + name + `"}}`)
+		if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" || m.Channel != name || m.text(t) != "{}" {
+			t.Fatalf("after subscribing to %s: %+v", name, m)
+		}
+	}
+	return s
+}
+
+func (s *subscriber) send(text string) {
+	s.t.Helper()
+	if err := s.conn.WriteString(text); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *subscriber) next() message {
+	s.t.Helper()
+	select {
+	case m := <-s.messages:
+		return m
+	case err := <-s.closed:
+		select {
+		case m := <-s.messages:
+			s.closed <- err
+			return m
+		default:
+		}
+		s.t.Fatal("connection closed: ", err)
+	case <-time.After(patience):
+		s.t.Fatal("no message came")
+	}
+	panic("unreachable")
+}
+
+// silent checks that nothing came: the answer to a ping comes first.
+func (s *subscriber) silent() {
+	s.t.Helper()
+	s.send(`{"event":"pusher:ping","data":{}}`)
+	if m := s.next(); m.Event != "pusher:pong" {
+		s.t.Fatalf("came, and should not have: %+v", m)
+	}
+}
+
+func (s *subscriber) closeCode() int {
+	s.t.Helper()
+	select {
+	case err := <-s.closed:
+		if closing := new(gws.CloseError); errors.As(err, &closing) {
+			return int(closing.Code)
+		}
+		return 0
+	case <-time.After(patience):
+		s.t.Fatal("the connection was not closed")
+	}
+	panic("unreachable")
+}
+
+func wantEvent(t testing.TB, m message, channel, event, data string) {
+	t.Helper()
+	if m.Channel != channel || m.Event != event || m.text(t) != data {
+		t.Fatalf("got %s on %s with %s; want %s on %s with %s", m.Event, m.Channel, m.Data, event, channel, data)
+	}
+}
+
+func TestTriggerReachesSubscribers(t *testing.T) {
+	server, client := start(t)
+	one, both := connect(t, server, "one"), connect(t, server, "one", "two")
+	other := connect(t, server, "three")
+	const data = `{"message":"((((((((((っ･ωΣ[柱]ｶﾞｺｯ! <&\"\u2028"}`
+
+	if err := client.Trigger("one", "hit", data); err != nil {
+		t.Fatal(err)
+	}
+	wantEvent(t, one.next(), "one", "hit", data)
+	wantEvent(t, both.next(), "one", "hit", data)
+
+	if err := client.TriggerMulti([]string{"one", "two"}, "hit", "x"); err != nil {
+		t.Fatal(err)
+	}
+	wantEvent(t, one.next(), "one", "hit", "x")
+	wantEvent(t, both.next(), "one", "hit", "x")
+	wantEvent(t, both.next(), "two", "hit", "x")
+
+	var batch []pusher.Event
+	for i := range 10 {
+		batch = append(batch, pusher.Event{Channel: "one", Name: "hit", Data: fmt.Sprint(i)})
+	}
+	if _, err := client.TriggerBatch(batch); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		wantEvent(t, one.next(), "one", "hit", fmt.Sprint(i))
+	}
+
+	if _, err := client.TriggerWithParams("one", "hit", "not to one", pusher.TriggerParams{SocketID: &one.id}); err != nil {
+		t.Fatal(err)
+	}
+	one.silent()
+	other.silent()
+}
+
+func TestUnsubscribe(t *testing.T) {
+	server, client := start(t)
+	s := connect(t, server, "one", "two")
+	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"one"}}`)
+	s.silent() // now the server has read it
+	if err := client.TriggerMulti([]string{"one", "two"}, "hit", "x"); err != nil {
+		t.Fatal(err)
+	}
+	wantEvent(t, s.next(), "two", "hit", "x")
+	s.send(`{"event":"pusher:subscribe","data":{"channel":"one"}}`)
+	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
+		t.Fatalf("subscribing again: %+v", m)
+	}
+}
+
+func TestMessages(t *testing.T) {
+	long := strings.Repeat("x", 165)
+	tests := []struct {
+		name string
+		send string
+		want string // event of the answer
+		text string // in its data
+	}{
+		{"ping", `{"event":"pusher:ping","data":{}}`, "pusher:pong", "{}"},
+		{"data encoded twice", `{"event":"pusher:subscribe","data":"{\"channel\":\"a\"}"}`, "pusher_internal:subscription_succeeded", "{}"},
+		{"longest name", `{"event":"pusher:subscribe","data":{"channel":"` + long[1:] + `"}}`, "pusher_internal:subscription_succeeded", "{}"},
+		{"too long a name", `{"event":"pusher:subscribe","data":{"channel":"` + long + `"}}`, "pusher:error", "Invalid channel name"},
+		{"no name", `{"event":"pusher:subscribe","data":{}}`, "pusher:error", "Invalid channel name"},
+		{"no data", `{"event":"pusher:subscribe"}`, "pusher:error", "Invalid channel name"},
+		{"bad characters", `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, "pusher:error", "Invalid channel name"},
+		{"unsubscribe bad name", `{"event":"pusher:unsubscribe","data":{"channel":""}}`, "pusher:error", "Invalid channel name"},
+		{"twice", `{"event":"pusher:subscribe","data":{"channel":"here"}}`, "pusher:error", "Existing subscription to channel here"},
+		{"private", `{"event":"pusher:subscribe","data":{"channel":"private-a"}}`, "pusher:error", `"code":4009`},
+		{"presence", `{"event":"pusher:subscribe","data":{"channel":"presence-a"}}`, "pusher:error", `"code":4009`},
+		{"client event", `{"event":"client-x","channel":"here","data":{}}`, "pusher:error", "Client events"},
+		{"unknown", `{"event":"hello","data":{}}`, "pusher:error", "not understood"},
+		{"no event", `{"data":{}}`, "pusher:error", "JSON object"},
+		{"an array", `[]`, "pusher:error", "JSON object"},
+		{"not JSON", `hello`, "pusher:error", "JSON object"},
+		{"empty", ``, "pusher:error", "JSON object"},
+		{"deep", strings.Repeat("[", 50_000), "pusher:error", "JSON object"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server, _ := start(t)
+			s := connect(t, server, "here")
+			s.send(tt.send)
+			m := s.next()
+			if m.Event != tt.want || !strings.Contains(string(m.Data), tt.text) {
+				t.Errorf("got %s %s; want %s with %q", m.Event, m.Data, tt.want, tt.text)
+			}
+			s.silent() // the connection goes on
+		})
+	}
+}
+
+func TestPingFrame(t *testing.T) {
+	server, _ := start(t)
+	c := dialRaw(t, server)
+	c.write(0x89, []byte("hi"))
+	if op, payload := c.frame(); op != 0x8A || string(payload) != "hi" {
+		t.Errorf("answer to a ping: %x %q", op, payload)
+	}
+}
+
+func TestOneHundredChannelsASocket(t *testing.T) {
+	server, _ := start(t)
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprint("c", i))
+	}
+	s := connect(t, server, names...)
+	s.send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
+	if m := s.next(); m.Event != "pusher:error" || !strings.Contains(string(m.Data), "100 channels") {
+		t.Errorf("the 101st: %s %s", m.Event, m.Data)
+	}
+	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"c1"}}`)
+	s.send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
+	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
+		t.Errorf("after making room: %s %s", m.Event, m.Data)
+	}
+}
+
+func TestRefusedSockets(t *testing.T) {
+	tests := []struct {
+		name, path string
+		code       int
+		text       string
+	}{
+		{"unknown key", "/app/other?protocol=7", 4001, "Did you forget to specify the cluster?"},
+		{"old protocol", "/app/local?protocol=4", 4007, "version 7"},
+		{"no protocol", "/app/local", 4007, "version 7"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server, _ := start(t)
+			s := dial(t, server, tt.path)
+			if m := s.next(); m.Event != "pusher:error" || !strings.Contains(string(m.Data), fmt.Sprintf(`"code":%d`, tt.code)) || !strings.Contains(string(m.Data), tt.text) {
+				t.Errorf("got %s %s; want code %d with %q", m.Event, m.Data, tt.code, tt.text)
+			}
+			if code := s.closeCode(); code != tt.code {
+				t.Errorf("closed with %d, want %d", code, tt.code)
+			}
+		})
+	}
+}
+
+func TestHandshake(t *testing.T) {
+	server, _ := start(t)
+	tests := []struct {
+		name   string
+		header http.Header
+		want   int
+	}{
+		{"same origin", http.Header{"Origin": {server.URL}}, 101},
+		{"TLS in front", http.Header{"Origin": {strings.Replace(server.URL, "http", "https", 1)}}, 101},
+		{"no browser", http.Header{}, 101},
+		{"another site", http.Header{"Origin": {"https://evil.example"}}, 403},
+		{"another port", http.Header{"Origin": {"http://127.0.0.1:1"}}, 403},
+		{"no origin at all", http.Header{"Origin": {"null"}}, 403},
+		{"not a WebSocket", http.Header{"Upgrade": nil}, 426},
+		{"old WebSocket", http.Header{"Sec-Websocket-Version": {"8"}}, 426},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if status := handshake(t, server, tt.header); status != tt.want {
+				t.Errorf("status %d, want %d", status, tt.want)
+			}
+		})
+	}
+}
+
+// handshake asks for a WebSocket, with header in place of what is usual.
+func handshake(t *testing.T, server *httptest.Server, header http.Header) (status int) {
+	t.Helper()
+	r, _ := http.NewRequest("GET", server.URL+path, nil)
+	r.Header = http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}
+	for name, value := range header {
+		r.Header[name] = value
+	}
+	resp, err := server.Client().Transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// call is one call of the HTTP API; each test changes one thing of a good one.
+type call struct {
+	method, path string
+	secret       string
+	query        url.Values
+	body         string
+	after        func(*call) // changes what is signed already
+}
+
+func (c *call) do(t *testing.T, server *httptest.Server) (status int, body string) {
+	t.Helper()
+	if c.query.Get("body_md5") == "" {
+		sum := md5.Sum([]byte(c.body))
+		c.query.Set("body_md5", hex.EncodeToString(sum[:]))
+	}
+	var names []string
+	for name := range c.query {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		names[i] = name + "=" + c.query.Get(name)
+	}
+	mac := hmac.New(sha256.New, []byte(c.secret))
+	io.WriteString(mac, "POST\n"+c.path+"\n"+strings.Join(names, "&"))
+	c.query.Set("auth_signature", hex.EncodeToString(mac.Sum(nil)))
+	if c.after != nil {
+		c.after(c)
+	}
+	r, err := http.NewRequest(c.method, server.URL+c.path+"?"+c.query.Encode(), strings.NewReader(c.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := server.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
+}
+
+func TestHTTPAPI(t *testing.T) {
+	in := func(d time.Duration) string { return fmt.Sprint(time.Now().Add(d).Unix()) }
+	body := func(name, channels, data string) string {
+		return fmt.Sprintf(`{"name":%q,"channels":%s,"data":%q}`, name, channels, data)
+	}
+	repeat := func(s string, n int) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(s+",", n), ",") + "]"
+	}
+	one := `{"name":"e","channel":"a","data":"x"}`
+	tests := []struct {
+		name   string
+		change func(*call)
+		status int
+		text   string
+	}{
+		{"good", func(c *call) {}, 200, "{}"},
+		{"nearly too old", func(c *call) { c.query.Set("auth_timestamp", in(-590*time.Second)) }, 200, "{}"},
+		{"nearly too new", func(c *call) { c.query.Set("auth_timestamp", in(590*time.Second)) }, 200, "{}"},
+		{"one channel", func(c *call) { c.body = one }, 200, "{}"},
+		{"more parameters", func(c *call) { c.query.Set("info", "user_count") }, 200, "{}"},
+		{"too old", func(c *call) { c.query.Set("auth_timestamp", in(-610*time.Second)) }, 401, "Timestamp expired: Given timestamp (2"},
+		{"too new", func(c *call) { c.query.Set("auth_timestamp", in(610*time.Second)) }, 401, "not within 600s of server time (2"},
+		{"far too old", func(c *call) { c.query.Set("auth_timestamp", "-9223372036854775808") }, 401, "Timestamp expired"},
+		{"no number", func(c *call) { c.query.Set("auth_timestamp", "now") }, 401, "auth_timestamp"},
+		{"wrong secret", func(c *call) { c.secret = "another" }, 401, "Invalid signature"},
+		{"wrong key", func(c *call) { c.query.Set("auth_key", "another") }, 400, "Unknown auth_key"},
+		{"wrong app", func(c *call) { c.path = "/apps/2/events" }, 404, "Unknown app"},
+		{"wrong version", func(c *call) { c.query.Set("auth_version", "2.0") }, 401, "auth_version"},
+		{"unsigned", func(c *call) { c.after = func(c *call) { c.query.Del("auth_signature") } }, 401, "auth_signature is missing"},
+		{"changed body", func(c *call) { c.after = func(c *call) { c.body = body("f", `["a"]`, "x") } }, 401, "Invalid body_md5"},
+		{"changed body and MD5", func(c *call) {
+			c.after = func(c *call) {
+				c.body = one
+				sum := md5.Sum([]byte(one))
+				c.query.Set("body_md5", hex.EncodeToString(sum[:]))
+			}
+		}, 401, "Invalid signature"},
+		{"added parameter", func(c *call) { c.after = func(c *call) { c.query.Set("info", "x") } }, 401, "Invalid signature"},
+		{"parameter twice", func(c *call) { c.after = func(c *call) { c.query.Add("auth_key", "local") } }, 400, "once"},
+		{"other path", func(c *call) { c.after = func(c *call) { c.path = "/apps/1/batch_events" } }, 401, "Invalid signature"},
+		{"not JSON", func(c *call) { c.body = "hello" }, 400, "not JSON"},
+		{"data not a string", func(c *call) { c.body = `{"name":"e","channels":["a"],"data":{}}` }, 400, "data can't be a JSON object"},
+		{"no data", func(c *call) { c.body = `{"name":"e","channels":["a"]}` }, 400, "no data"},
+		{"no name", func(c *call) { c.body = body("", `["a"]`, "x") }, 400, "no name"},
+		{"longest name", func(c *call) { c.body = body(strings.Repeat("柱", 200), `["a"]`, "x") }, 200, "{}"},
+		{"too long a name", func(c *call) { c.body = body(strings.Repeat("柱", 201), `["a"]`, "x") }, 400, "200 characters"},
+		{"no channel", func(c *call) { c.body = body("e", `[]`, "x") }, 400, "no channel"},
+		{"bad channel", func(c *call) { c.body = body("e", `["a","a b"]`, "x") }, 400, "Invalid channel name"},
+		{"100 channels", func(c *call) { c.body = body("e", repeat(`"a"`, 100), "x") }, 200, "{}"},
+		{"101 channels", func(c *call) { c.body = body("e", repeat(`"a"`, 101), "x") }, 400, "100 channels at most, not 101"},
+		{"largest data", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10)) }, 200, "{}"},
+		{"too large data", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10+1)) }, 413, "10240 bytes"},
+		{"huge body", func(c *call) { c.body = strings.Repeat("x", 1<<20+1) }, 413, "The body is over"},
+		{"bad socket_id", func(c *call) { c.body = `{"name":"e","channel":"a","data":"x","socket_id":"1"}` }, 400, "socket_id"},
+		{"GET", func(c *call) { c.method = "GET" }, 405, "POST only"},
+		{"unknown address", func(c *call) { c.path = "/apps/1/channels" }, 404, "Nothing is here"},
+		{"batch", func(c *call) {
+			c.path, c.body = "/apps/1/batch_events", `{"batch":`+repeat(one, 10)+`}`
+		}, 200, "{}"},
+		{"batch of 11", func(c *call) { c.path, c.body = "/apps/1/batch_events", `{"batch":`+repeat(one, 11)+`}` }, 400, "1 to 10 events, not 11"},
+		{"batch of none", func(c *call) { c.path, c.body = "/apps/1/batch_events", `{"batch":[]}` }, 400, "1 to 10 events, not 0"},
+		{"batch to channels", func(c *call) {
+			c.path, c.body = "/apps/1/batch_events", `{"batch":[{"name":"e","channels":["a","b"],"data":"x"}]}`
+		}, 400, "one channel"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server, _ := start(t)
+			s := connect(t, server, "a")
+			c := &call{
+				method: "POST", path: "/apps/1/events", secret: app.Secret,
+				query: url.Values{"auth_key": {app.Key}, "auth_timestamp": {in(0)}, "auth_version": {"1.0"}},
+				body:  body("e", `["a"]`, "x"),
+			}
+			tt.change(c)
+			status, text := c.do(t, server)
+			if status != tt.status || !strings.Contains(text, tt.text) {
+				t.Errorf("got %d %s; want %d with %q", status, text, tt.status, tt.text)
+			}
+			if strings.Contains(text, app.Secret) {
+				t.Errorf("the secret is shown: %s", text)
+			}
+			if status == 200 {
+				s.next() // the event
+			} else {
+				s.silent() // and none of a refused one
+			}
+		})
+	}
+}
+
+// A batch is taken whole or not at all.
+func TestBatchIsAtomic(t *testing.T) {
+	server, client := start(t)
+	s := connect(t, server, "a")
+	_, err := client.TriggerBatch([]pusher.Event{
+		{Channel: "a", Name: "good", Data: "x"},
+		{Channel: "a", Name: "", Data: "x"},
+	})
+	if err == nil {
+		t.Error("a batch with an event that has no name was taken")
+	}
+	s.silent()
+}
+
+// A subscriber that does not read is dropped; the others hear everything, in order.
+func TestSlowSubscriberIsDropped(t *testing.T) {
+	server, client := start(t)
+	slow := dialRaw(t, server)
+	slow.write(0x81, []byte(`{"event":"pusher:subscribe","data":{"channel":"a"}}`))
+	slow.frame() // subscribed; from here on it reads nothing
+	quick := connect(t, server, "a")
+	const total = 1000
+	data := strings.Repeat("x", 10_000)
+	for i := range total {
+		if err := client.Trigger("a", fmt.Sprint(i), data); err != nil {
+			t.Fatal(err)
+		}
+		wantEvent(t, quick.next(), "a", fmt.Sprint(i), data)
+	}
+	got, err := io.Copy(io.Discard, slow.conn)
+	t.Logf("the slow subscriber was sent %d of %d bytes", got, total*len(data))
+	if errors.Is(err, os.ErrDeadlineExceeded) || got >= int64(total*len(data)) {
+		t.Errorf("the slow subscriber is still connected: sent %d of %d bytes, %v", got, total*len(data), err)
+	}
+}
+
+// rawConn is a client that speaks frames by hand, to do what clients must not.
+type rawConn struct {
+	t    testing.TB
+	conn net.Conn
+	r    io.Reader
+}
+
+func dialRaw(t testing.TB, server *httptest.Server) *rawConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path)
+	var head []byte
+	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		b := make([]byte, 1)
+		if _, err := conn.Read(b); err != nil {
+			t.Fatalf("handshake: %v after %q", err, head)
+		}
+		head = append(head, b...)
+	}
+	c := &rawConn{t, conn, conn}
+	if _, first := c.frame(); !strings.Contains(string(first), "connection_established") {
+		t.Fatalf("first message: %s", first)
+	}
+	return c
+}
+
+// write sends a masked frame, its mask being zero.
+func (c *rawConn) write(head byte, payload []byte) {
+	c.t.Helper()
+	b := []byte{head, 0x80 | byte(len(payload)), 0, 0, 0, 0}
+	if len(payload) > 125 {
+		b = []byte{head, 0x80 | 126, byte(len(payload) >> 8), byte(len(payload)), 0, 0, 0, 0}
+	}
+	if _, err := c.conn.Write(append(b, payload...)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// frame reads a frame of less than 64 KB.
+func (c *rawConn) frame() (head byte, payload []byte) {
+	c.t.Helper()
+	var h [2]byte
+	if _, err := io.ReadFull(c.r, h[:]); err != nil {
+		return 0, nil
+	}
+	n := int(h[1])
+	if n == 126 {
+		var size [2]byte
+		io.ReadFull(c.r, size[:])
+		n = int(size[0])<<8 | int(size[1])
+	}
+	payload = make([]byte, n)
+	io.ReadFull(c.r, payload)
+	return h[0], payload
+}
+
+// What one client does wrong ends that client's connection, and nothing else.
+func TestMalformedFrames(t *testing.T) {
+	many := func(frame string, n int) string { return strings.Repeat(frame, n) }
+	tests := []struct {
+		name string
+		send string
+		code int // of the close, 0 for a bare end
+	}{
+		{"binary", "\x82\x81\x00\x00\x00\x00x", 1003},
+		{"not masked", "\x81\x01x", 1002},
+		{"reserved bits", "\xf1\x81\x00\x00\x00\x00x", 1002},
+		{"unknown opcode", "\x83\x80\x00\x00\x00\x00", 1002},
+		{"not UTF-8", "\x81\x81\x00\x00\x00\x00\xff", 1007},
+		{"over 100 KB", "\x81\xff\x00\x00\x00\x00\x00\x01\x86\xa1\x00\x00\x00\x00", 1009},
+		{"2⁶³ bytes", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00", 0},
+		{"fragments over 100 KB", "\x01\x80\x00\x00\x00\x00" + many("\x00\xfe\xff\xff\x00\x00\x00\x00"+many("x", 0xffff), 2), 1009},
+		{"a continuation of nothing", "\x80\x80\x00\x00\x00\x00", 1002},
+		{"long ping", "\x89\xfe\x00\x7e\x00\x00\x00\x00" + many("x", 126), 1002},
+		{"close", "\x88\x82\x00\x00\x00\x00\x03\xe8", 1000},
+		{"short close", "\x88\x81\x00\x00\x00\x00\x03", 1002},
+		{"flood", many("\x81\x82\x00\x00\x00\x00{}", 600), 4301},
+		{"flood of pings", many("\x89\x80\x00\x00\x00\x00", 600), 4301},
+		{"half a frame, then gone", "\x81\xfe\x10\x00\x00", -1},
+	}
+	server, client := start(t)
+	witness := connect(t, server, "a")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := dialRaw(t, server)
+			if _, err := io.WriteString(c.conn, tt.send); err != nil {
+				t.Fatal(err)
+			}
+			if tt.code < 0 {
+				c.conn.Close()
+			} else {
+				code := 0
+				for code == 0 {
+					head, payload := c.frame()
+					if head == 0 {
+						break
+					}
+					if head == 0x88 && len(payload) >= 2 {
+						code = int(payload[0])<<8 | int(payload[1])
+					}
+				}
+				if code != tt.code {
+					t.Errorf("closed with %d, want %d", code, tt.code)
+				}
+			}
+			if err := client.Trigger("a", "hit", "x"); err != nil {
+				t.Fatal(err)
+			}
+			wantEvent(t, witness.next(), "a", "hit", "x")
+		})
+	}
+}
+
+// Events of one sender arrive in the order in which they were sent, however
+// many send at a time, and all of them.
+func TestOrder(t *testing.T) {
+	server, client := start(t)
+	client.HTTPClient.Transport.(*http.Transport).MaxIdleConnsPerHost = 8
+	const senders, events, subscribers = 8, 50, 20
+	var heard []*subscriber
+	for range subscribers {
+		heard = append(heard, connect(t, server, "a"))
+	}
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			for i := range events {
+				if err := client.Trigger("a", fmt.Sprint(s), fmt.Sprint(i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	sending.Wait()
+	for _, h := range heard {
+		next := map[string]int{}
+		for range senders * events {
+			m := h.next()
+			if m.text(t) != fmt.Sprint(next[m.Event]) {
+				t.Fatalf("of sender %s came %s, not %d", m.Event, m.text(t), next[m.Event])
+			}
+			next[m.Event]++
+		}
+	}
+}
+
+func TestClose(t *testing.T) {
+	embedded := channels.New(app, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(embedded)
+	defer server.Close()
+	s := connect(t, server, "a")
+	deaf := dialRaw(t, server) // never answers the close
+	client := &pusher.Client{AppID: app.ID, Key: app.Key, Secret: app.Secret, Host: strings.TrimPrefix(server.URL, "http://")}
+	if err := client.Trigger("a", "last", "x"); err != nil {
+		t.Fatal(err)
+	}
+	embedded.Close()
+	wantEvent(t, s.next(), "a", "last", "x")
+	if code := s.closeCode(); code != 4200 {
+		t.Errorf("closed with %d, want 4200", code)
+	}
+	if _, err := io.Copy(io.Discard, deaf.conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a client that does not answer is still connected")
+	}
+	if status := handshake(t, server, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("a new connection gets %d, want 503", status)
+	}
+	embedded.Close() // once more does no harm
+}

@@ -1,0 +1,561 @@
+package settings
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pusher/pusher-http-go/v5"
+)
+
+// files is what is in the directory: name to contents.
+type files map[string]string
+
+// load runs Load with env as the environment and files as the directory.
+func load(t testing.TB, env map[string]string, files files) (Settings, error) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Load(func(name string) string { return env[name] }, dir)
+}
+
+func env(pairs ...string) map[string]string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return m
+}
+
+const (
+	euURL  = "https://zqkey:zqsecret@api-eu.pusher.com/apps/12"
+	ownURL = "http://zqkey:zqsecret@localhost:6001/apps/zq-app"
+	cfg    = "ID = '12'\nKEY = 'zqkey'\nSECRET = 'zqsecret'\n"
+)
+
+// hosted returns the settings of app 12 at Pusher.
+func hosted(source, host, cluster string) Settings {
+	return Settings{Source: source, AppID: "12", Key: "zqkey", Secret: "zqsecret", Host: host, Secure: true,
+		Cluster: cluster, Addr: "127.0.0.1:5000", RateLimit: 5}
+}
+
+// own returns the settings of app zq-app at a server of one's own.
+func own(host, socketURL string) Settings {
+	return Settings{Source: "PUSHER_URL", AppID: "zq-app", Key: "zqkey", Secret: "zqsecret", Host: host,
+		Secure: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL, Addr: "127.0.0.1:5000", RateLimit: 5}
+}
+
+// with returns s after change.
+func with(s Settings, change func(*Settings)) Settings {
+	change(&s)
+	return s
+}
+
+func secret(secret string) func(*Settings) {
+	return func(s *Settings) { s.Secret = secret }
+}
+
+var accepted = []struct {
+	name  string
+	env   map[string]string
+	files files
+	want  Settings
+}{
+	// Which source.
+	{"nothing", nil, nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+	{"empty is not given", env("PUSHER_URL", "", "PUSHER_CLUSTER", "", "PORT", "", "RATE_LIMIT", ""),
+		files{".env": "PUSHER_URL=\nPORT=''\nRATE_LIMIT= # none\n"}, Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+	{"environment", env("PUSHER_URL", euURL), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"environment before .env and app.cfg", env("PUSHER_URL", euURL),
+		files{".env": "PUSHER_URL=" + ownURL, "app.cfg": "nonsense"}, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{".env before app.cfg", env("PUSHER_URL", ""), files{".env": "PUSHER_URL=" + euURL, "app.cfg": cfg},
+		hosted("PUSHER_URL in .env", "api-eu.pusher.com", "eu")},
+	{"app.cfg", nil, files{"app.cfg": cfg}, hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"app.cfg beside an .env about other things", nil, files{".env": "PORT=1\nOTHER=\"a $b\"\n", "app.cfg": cfg},
+		with(hosted("app.cfg", "api-mt1.pusher.com", "mt1"), func(s *Settings) { s.Addr = ":1" })},
+	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "zq nonsense", "PUSHER_CLUSTER", "eu"), nil,
+		Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+
+	// Which host.
+	{"http at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"http, port 80 at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com:80/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"port 443 at Pusher", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com:443/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com:443", "eu")},
+	{"api.pusherapp.com", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12"), nil, hosted("PUSHER_URL", "api.pusherapp.com", "mt1")},
+	{"api.pusher.com", env("PUSHER_URL", "https://zqkey:zqsecret@api.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api.pusher.com", "mt1")},
+	{"host and scheme in upper case", env("PUSHER_URL", "HTTPS://zqkey:zqsecret@API-EU.Pusher.COM/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"slash at the end", env("PUSHER_URL", euURL+"/"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"Pusher's ignores PUSHER_SOCKET_URL", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "zq nonsense"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"PUSHER_CLUSTER over the URL's", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER for an old URL", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12", "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER for an unrecognised host", env("PUSHER_URL", "http://zqkey:zqsecret@other.pusherapp.com:80/apps/12"),
+		files{".env": "PUSHER_CLUSTER=us2"}, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER over app.cfg's", env("PUSHER_CLUSTER", "us2"), files{"app.cfg": cfg + "CLUSTER='eu'"}, hosted("app.cfg", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER over both of app.cfg's", env("PUSHER_CLUSTER", "us2"),
+		files{"app.cfg": cfg + "CLUSTER=eu\nHOST=api-ap1.pusher.com"}, hosted("app.cfg", "api-us2.pusher.com", "us2")},
+	{"self-hosted", env("PUSHER_URL", ownURL), nil, own("localhost:6001", "ws://localhost:6001")},
+	{"self-hosted, TLS", env("PUSHER_URL", "https://zqkey:zqsecret@ws.Example.org/apps/zq-app"), nil, own("ws.example.org", "wss://ws.example.org")},
+	{"self-hosted, not quite Pusher's", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.notpusher.com:80/apps/zq-app"), nil,
+		own("api-eu.notpusher.com:80", "ws://api-eu.notpusher.com:80")},
+	{"self-hosted, IPv4", env("PUSHER_URL", "http://zqkey:zqsecret@10.0.0.1/apps/zq-app"), nil, own("10.0.0.1", "ws://10.0.0.1")},
+	{"self-hosted, IPv6", env("PUSHER_URL", "http://zqkey:zqsecret@[::1]:6001/apps/zq-app"), nil, own("[::1]:6001", "ws://[::1]:6001")},
+	{"self-hosted, a name of Docker's", env("PUSHER_URL", "http://zqkey:zqsecret@my_soketi:6001/apps/zq-app"), nil, own("my_soketi:6001", "ws://my_soketi:6001")},
+	{"self-hosted, with a cluster for the page", env("PUSHER_URL", ownURL, "PUSHER_CLUSTER", "eu"), nil,
+		with(own("localhost:6001", "ws://localhost:6001"), func(s *Settings) { s.Cluster = "eu" })},
+	{"PUSHER_SOCKET_URL", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "ws://Ws.example.org:8080"), nil, own("localhost:6001", "ws://ws.example.org:8080")},
+	{"PUSHER_SOCKET_URL with a prefix", env("PUSHER_URL", ownURL), files{".env": "PUSHER_SOCKET_URL=ws://ws.example.org/a/b-c/"}, own("localhost:6001", "ws://ws.example.org/a/b-c")},
+	{"PUSHER_SOCKET_URL with /app/KEY", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "ws://ws.example.org/app/zqkey"), nil, own("localhost:6001", "ws://ws.example.org")},
+	{"PUSHER_SOCKET_URL with all", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "ws://app:80/app/app/zqkey?protocol=7"), nil, own("localhost:6001", "ws://app:80/app")},
+	{"PUSHER_SOCKET_URL with TLS", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "WSS://ws.example.org/"), nil,
+		with(own("localhost:6001", "wss://ws.example.org"), func(s *Settings) { s.Secure = false })},
+
+	// Secrets in URLs.
+	{"percent-encoded secret", env("PUSHER_URL", "https://zqkey:%2F%40%23%3F%25%24@api-eu.pusher.com/apps/12"), nil,
+		with(hosted("PUSHER_URL", "api-eu.pusher.com", "eu"), secret("/@#?%$"))},
+	{"colon and dollar in the secret", env("PUSHER_URL", "https://zqkey:a:b$c$D@api-eu.pusher.com/apps/12"), nil,
+		with(hosted("PUSHER_URL", "api-eu.pusher.com", "eu"), secret("a:b$c$D"))},
+	{"the same in .env", nil, files{".env": `PUSHER_URL="https://zqkey:a:b$c$D$(E)@api-eu.pusher.com/apps/12"`},
+		with(hosted("PUSHER_URL in .env", "api-eu.pusher.com", "eu"), secret("a:b$c$D$(E)"))},
+
+	// app.cfg's form.
+	{"as the sample had it", nil, files{"app.cfg": "# -*- encoding: utf-8 -*-\n\nID = '12'\nKEY = \"zqkey\"\nSECRET='zqsecret'  # don't tell\n"},
+		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"as the dashboard shows it", nil, files{"app.cfg": "app_id = \"12\"\nkey = \"zqkey\"\nsecret = \"zqsecret\"\ncluster = \"eu\"\n"},
+		hosted("app.cfg", "api-eu.pusher.com", "eu")},
+	{"byte order mark and CRLF", nil, files{"app.cfg": "\ufeff# -*- encoding: utf-8 -*-\r\nID = '12'\r\nKEY = zqkey\r\nSECRET = 'zqsecret'\r\n"},
+		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"byte order mark before a name", nil, files{"app.cfg": "\ufeff" + cfg}, hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"CR alone", nil, files{"app.cfg": strings.ReplaceAll(cfg, "\n", "\r")}, hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"colons, export, tabs, mixed case", nil, files{"app.cfg": "App_Id: 12\nexport KEY='zqkey'\n\t export\tSecret :\t zqsecret \t# c\n"},
+		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"names of others, empty values, the same twice", nil, files{"app.cfg": "DEBUG = True\nX = [1, 2]\nID =\nCLUSTER = ''\nHOST = # none\n" + cfg + "app_id = 12\n"},
+		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
+	{"HOST", nil, files{"app.cfg": cfg + "HOST = 'Localhost:6001'"},
+		with(own("localhost:6001", "ws://localhost:6001"), func(s *Settings) { s.Source, s.AppID = "app.cfg", "12" })},
+	{"HOST, SECURE, CLUSTER", nil, files{"app.cfg": cfg + "HOST = ws.example.org\nSECURE = True\nCLUSTER = 'eu'"},
+		with(own("ws.example.org", "wss://ws.example.org"), func(s *Settings) { s.Source, s.AppID, s.Cluster = "app.cfg", "12", "eu" })},
+	{"HOST and PUSHER_SOCKET_URL", env("PUSHER_SOCKET_URL", "wss://ws.example.org"), files{"app.cfg": cfg + "HOST = 10.0.0.1\nSECURE = no"},
+		with(own("10.0.0.1", "wss://ws.example.org"), func(s *Settings) { s.Source, s.AppID, s.Secure = "app.cfg", "12", false })},
+	{"HOST of Pusher's, SECURE no", nil, files{"app.cfg": cfg + "HOST = api-eu.pusher.com:80\nSECURE = off"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
+	{"HOST of Pusher's and its CLUSTER", nil, files{"app.cfg": cfg + "HOST = api-eu.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
+	{"HOST of Pusher's that says no cluster", nil, files{"app.cfg": cfg + "HOST = other.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
+
+	// Listening, rate.
+	{"PORT, RATE_LIMIT", env("PORT", "8080", "RATE_LIMIT", "0.5"), nil, Settings{Addr: ":8080", RateLimit: 0.5}},
+	{"any port, no limit", env("PORT", "0", "RATE_LIMIT", "0"), nil, Settings{Addr: ":0", RateLimit: 0}},
+	{"the largest", nil, files{".env": "PORT=65535\nRATE_LIMIT=1e6"}, Settings{Addr: ":65535", RateLimit: 1e6}},
+	{"environment before .env", env("PORT", "1"), files{".env": "PORT=2\nRATE_LIMIT=3"}, Settings{Addr: ":1", RateLimit: 3}},
+}
+
+func TestLoad(t *testing.T) {
+	for _, tt := range accepted {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := load(t, tt.env, tt.files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+			if embedded := tt.want.AppID == ""; got.Embedded() != embedded {
+				t.Errorf("Embedded() = %v", got.Embedded())
+			}
+			if !got.Embedded() {
+				checkRequest(t, got)
+			}
+		})
+	}
+}
+
+// roundTrip answers a request in place of a network.
+type roundTrip func(*http.Request) *http.Response
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+// checkRequest has pusher-http-go trigger an event with s and checks where the
+// request goes and that its signature can be verified there.
+func checkRequest(t *testing.T, s Settings) {
+	t.Helper()
+	var requests []*http.Request
+	client := pusher.Client{AppID: s.AppID, Key: s.Key, Secret: s.Secret, Host: s.Host, Secure: s.Secure,
+		HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) *http.Response {
+			requests = append(requests, r)
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("{}")), Request: r}
+		})}}
+	if err := client.Trigger("channel1", "event1", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if len(requests) != 1 {
+		t.Fatalf("%d requests", len(requests))
+	}
+	u := *requests[0].URL
+	query := u.Query()
+	u.RawQuery = ""
+	scheme := "http://"
+	if s.Secure {
+		scheme = "https://"
+	}
+	if want := scheme + s.Host + "/apps/" + s.AppID + "/events"; u.String() != want {
+		t.Errorf("request to %s, want %s", &u, want)
+	}
+	signature := query.Get("auth_signature")
+	query.Del("auth_signature")
+	unescaped, err := url.QueryUnescape(query.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha256.New, []byte(s.Secret))
+	io.WriteString(mac, "POST\n/apps/"+s.AppID+"/events\n"+unescaped)
+	if want := hex.EncodeToString(mac.Sum(nil)); signature != want || query.Get("auth_key") != s.Key {
+		t.Errorf("query %v signed %s, want %s", query, signature, want)
+	}
+}
+
+func TestSecure(t *testing.T) {
+	for value, want := range map[string]bool{"": false, "True": true, "1": true, "YES": true, "on": true,
+		"False": false, "0": false, "no": false, "OFF": false} {
+		got, err := load(t, nil, files{"app.cfg": cfg + "HOST=h\nSECURE=" + value})
+		if err != nil || got.Secure != want || strings.HasPrefix(got.SocketURL, "wss") != want {
+			t.Errorf("SECURE=%s: %v, %v, %v; want %v", value, got.Secure, got.SocketURL, err, want)
+		}
+	}
+}
+
+// TestSecretUnaltered writes secrets in each of the ways that app.cfg allows.
+func TestSecretUnaltered(t *testing.T) {
+	secrets := []string{"a$b", "a$B", "$HOME", "${HOME}", "$(HOME)", `\$A`, "a$", "$$", `a\b`, `a\nb`, `a\\b`, `\`, `a\`, `\\`,
+		"a#b", "#a", "a=b", "=", "a:b", "a`b", "a%20b", "a+b", "a&b", "a;b", "a,", "!", "ID=x", "export", "é柱", "a'b", `a"b`}
+	forms := []string{"SECRET=%", "SECRET = %", "SECRET: %", "export SECRET=% # c", "SECRET='%'", `SECRET = "%"`, `SECRET="%"# c`}
+	for _, secret := range secrets {
+		for _, form := range forms {
+			if strings.Contains(form, "'") && strings.Contains(secret, "'") || strings.Contains(form, `"`) && strings.Contains(secret, `"`) {
+				continue // refused: see "quote within quotes"
+			}
+			if strings.HasPrefix(secret, "#") && strings.Contains(form, " %") {
+				continue // a comment
+			}
+			line := strings.ReplaceAll(form, "%", secret)
+			got, err := load(t, nil, files{"app.cfg": "HOME=zz\nA=zz\nID=12\nKEY=zqkey\n" + line})
+			if err != nil || got.Secret != secret {
+				t.Errorf("%s: got %q, %v", line, got.Secret, err)
+			}
+		}
+	}
+}
+
+// Each row has zq in what must not be shown. Of want, what is before … begins the
+// message, and what is after it comes later.
+var rejected = []struct {
+	name  string
+	env   map[string]string
+	files files
+	want  string
+}{
+	{"quoted", env("PUSHER_URL", `"`+euURL+`"`), nil, "PUSHER_URL is in quotes"},
+	{"quoted in single quotes", env("PUSHER_URL", "'"+euURL+"'"), nil, "PUSHER_URL is in quotes"},
+	{"half quoted", env("PUSHER_URL", euURL+`"`), nil, "PUSHER_URL is in quotes"},
+	{"quoted twice in .env", nil, files{".env": "\n\nPUSHER_URL='\"" + euURL + "\"'"}, "PUSHER_URL in .env line 3 is in quotes"},
+	{"space before", env("PUSHER_URL", " "+euURL), nil, "PUSHER_URL has a space"},
+	{"line break after", env("PUSHER_URL", euURL+"\n"), nil, "PUSHER_URL has a space"},
+	{"only a space", env("PUSHER_URL", " "), nil, "PUSHER_URL has a space"},
+	{"line break within", env("PUSHER_URL", "https://zqkey:zq\r\nsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space"},
+	{"not ASCII", env("PUSHER_URL", "https://zqkey:zqé@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space, a line break or a character outside ASCII"},
+	{"no scheme", env("PUSHER_URL", "zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
+	{"one slash", env("PUSHER_URL", "https:/zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
+	{"another scheme", env("PUSHER_URL", "ws://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
+	{"its name twice", env("PUSHER_URL", "PUSHER_URL="+euURL), nil, "PUSHER_URL must begin with https://"},
+	{"only a key", env("PUSHER_URL", "zqkey"), nil, "PUSHER_URL must begin with https://"},
+	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"digits and slash in the secret", env("PUSHER_URL", "https://zqkey:12/zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"@ in the secret", env("PUSHER_URL", "https://zqkey:zq@secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"digits and # in the secret", env("PUSHER_URL", "https://zqkey:12#zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"? in the secret", env("PUSHER_URL", "https://zqkey:zq?secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"bracket in the secret", env("PUSHER_URL", "https://zqkey:zq[zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"angle brackets", env("PUSHER_URL", "https://<zqkey>:<zqsecret>@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
+	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "PUSHER_URL can't be read"},
+	{"no host", env("PUSHER_URL", "https://zqkey:zqsecret@/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"empty port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"port too large", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:65536/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"port 0", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:0/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"host with a dot at its end", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com./apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"host with odd characters", env("PUSHER_URL", "https://zqkey:zqsecret@zq$h/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"IPv6 with a zone", env("PUSHER_URL", "https://zqkey:zqsecret@[fe80::1%25zq]/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"dashboard", env("PUSHER_URL", "https://dashboard.pusher.com/apps/12/keys?zq"), nil, "PUSHER_URL is the address of Pusher's dashboard"},
+	{"no key and secret", env("PUSHER_URL", "https://api-eu.pusher.com/apps/zq12"), nil, "PUSHER_URL has no KEY:SECRET@"},
+	{"no key", env("PUSHER_URL", "https://:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no key"},
+	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no secret"},
+	{"empty secret", env("PUSHER_URL", "https://zqkey:@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no secret"},
+	{"query", env("PUSHER_URL", euURL+"?cluster=zq"), nil, "PUSHER_URL goes on after the app ID"},
+	{"empty query", env("PUSHER_URL", euURL+"?"), nil, "PUSHER_URL goes on after the app ID"},
+	{"fragment", env("PUSHER_URL", euURL+"#zq"), nil, "PUSHER_URL goes on after the app ID"},
+	{"no path", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"no ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"path prefix", env("PUSHER_URL", "https://zqkey:zqsecret@example.org/zq/apps/12"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"path goes on", env("PUSHER_URL", euURL+"/events"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"two slashes at the end", env("PUSHER_URL", euURL+"//"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"encoded ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%31"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
+	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL has a character"},
+	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL has a space"},
+	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL has a quote"},
+	{"the form itself", env("PUSHER_URL", urlForm), nil, "the app ID in PUSHER_URL is still the example's"},
+	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL is still the example's"},
+	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL is still the example's"},
+	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
+	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
+	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
+	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "PUSHER_URL in .env line 1 has a host of Pusher's that doesn't say the cluster"},
+	{"wrong, app.cfg right", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
+	{"wrong, .env right", env("PUSHER_URL", "zq"), files{".env": "PUSHER_URL=" + euURL}, "PUSHER_URL must begin with https://"},
+
+	{"cluster in upper case", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "ZQ"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
+	{"host as cluster", env("PUSHER_CLUSTER", "api-zq.pusher.com"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
+	{"half a host as cluster", env("PUSHER_CLUSTER", "ws-zq"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
+	{"cluster with a space", nil, files{".env": "PUSHER_CLUSTER='zq '"}, "PUSHER_CLUSTER in .env line 1 is not the name of a cluster"},
+	{"cluster with a slash, self-hosted", env("PUSHER_URL", ownURL, "PUSHER_CLUSTER", "zq/"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
+
+	{"socket over http", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "https://zq"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket without scheme", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "zq:6001"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with user", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zqkey:zqsecret@zq"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with query", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/?a=b"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with fragment", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/app/zqkey#"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket without host", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss:///app/zqkey"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with dots", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/a/../b"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with two slashes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq//a"), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with odd port", nil, files{".env": "PUSHER_URL=" + ownURL + "\nPUSHER_SOCKET_URL=wss://zq:0"}, "PUSHER_SOCKET_URL in .env line 2 is not of the form"},
+	{"socket in quotes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", `"wss://zq"`), nil, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket with a space", env("PUSHER_SOCKET_URL", "wss://zq "), files{"app.cfg": cfg + "HOST=h"}, "PUSHER_SOCKET_URL is not of the form"},
+
+	{"port of letters", env("PORT", "zq"), nil, "PORT is not a port"},
+	{"port below 0", env("PORT", "-1"), nil, "PORT is not a port"},
+	{"port above 65535", nil, files{".env": "# c\nPORT=65536"}, "PORT in .env line 2 is not a port"},
+	{"port with address", env("PORT", ":8080"), nil, "PORT is not a port"},
+	{"port in quotes", env("PORT", `"8080"`), nil, "PORT is not a port"},
+	{"rate of letters", env("RATE_LIMIT", "zq"), nil, "RATE_LIMIT is not a rate"},
+	{"rate below 0", env("RATE_LIMIT", "-0.1"), nil, "RATE_LIMIT is not a rate"},
+	{"rate not a number", env("RATE_LIMIT", "NaN"), nil, "RATE_LIMIT is not a rate"},
+	{"rate infinite", env("RATE_LIMIT", "+Inf"), nil, "RATE_LIMIT is not a rate"},
+	{"rate too large", nil, files{".env": "RATE_LIMIT=1000001"}, "RATE_LIMIT in .env line 1 is not a rate"},
+	{"rate with unit", env("RATE_LIMIT", "5/s"), nil, "RATE_LIMIT is not a rate"},
+
+	{"empty app.cfg", nil, files{"app.cfg": ""}, "app.cfg has no value for ID, KEY, SECRET:"},
+	{"comments only", nil, files{"app.cfg": "# zq\r\n\r\n  # ID=1\r\n"}, "app.cfg has no value for ID, KEY, SECRET:"},
+	{"no secret in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nSECRET=\n"}, "app.cfg has no value for SECRET:"},
+	{"names nearly right", nil, files{"app.cfg": "APPID=12\nKEY=zqkey\nSECRET_KEY=zqsecret\n"}, "app.cfg has no value for ID, SECRET:"},
+	{"odd ID in app.cfg", nil, files{"app.cfg": "KEY=zqkey\nSECRET=zqsecret\nID=zq/12"}, "ID in app.cfg line 3 has a character"},
+	{"odd key in app.cfg", nil, files{"app.cfg": "KEY=u'zqkey'\nSECRET=zqsecret\nID=12"}, "KEY in app.cfg line 1 has a character"},
+	{"Python 2's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=u'zqsecret'\nID=12"}, "SECRET in app.cfg line 2 has a quote"},
+	{"a word processor's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=“zqsecret”\nID=12"}, "SECRET in app.cfg line 2 has a quote"},
+	{"space in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret '\nID=12"}, "SECRET in app.cfg line 2 has a space"},
+	{"invisible character in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret\u200b'\nID=12"}, "SECRET in app.cfg line 2 has a space, a line break or an invisible"},
+	{"cluster in app.cfg", nil, files{"app.cfg": cfg + "CLUSTER='ZQ'"}, "CLUSTER in app.cfg line 4 is not the name of a cluster"},
+	{"secure in app.cfg", nil, files{"app.cfg": cfg + "SECURE=zq"}, "SECURE in app.cfg line 4 is neither true nor false"},
+	{"URL as host", nil, files{"app.cfg": cfg + "HOST='https://zq.example.org'"}, "HOST in app.cfg line 4 is not a host"},
+	{"host with path", nil, files{"app.cfg": cfg + "HOST=zq/apps"}, "HOST in app.cfg line 4 is not a host"},
+	{"host with user", nil, files{"app.cfg": cfg + "HOST=zqkey:zqsecret@zq"}, "HOST in app.cfg line 4 is not a host"},
+	{"host with query", nil, files{"app.cfg": cfg + "HOST=zq?"}, "HOST in app.cfg line 4 is not a host"},
+	{"host with a zone", nil, files{"app.cfg": cfg + "HOST='[fe80::1%25zq]'"}, "HOST in app.cfg line 4 is not a host"},
+	{"host with odd port", nil, files{"app.cfg": cfg + "HOST=zq:99999"}, "HOST in app.cfg line 4 is not a host"},
+	{"host of Pusher's that says no cluster", nil, files{"app.cfg": cfg + "HOST=zq.pusher.com"}, "HOST in app.cfg line 4 has a host of Pusher's that doesn't say the cluster"},
+	{"host and cluster differ", nil, files{"app.cfg": cfg + "HOST=api-zq.pusher.com\nCLUSTER=zqq"}, "HOST in app.cfg line 4 names another cluster than CLUSTER"},
+	{"the same name twice", nil, files{"app.cfg": cfg + "secret=zqother"}, "SECRET in app.cfg line 4 differs from the SECRET in line 3"},
+	{"ID and app_id", nil, files{"app.cfg": cfg + "\napp_id=13"}, "ID in app.cfg line 5 differs from the ID in line 1"},
+	{"the same name twice in .env", nil, files{".env": "PORT=1\nPORT=2"}, "PORT in .env line 2 differs from the PORT in line 1"},
+
+	{"no = in the line", nil, files{"app.cfg": cfg + "zqsecret"}, "app.cfg line 4 is not of the form"},
+	{"no name", nil, files{"app.cfg": "='zqsecret'"}, "app.cfg line 1 is not of the form"},
+	{"two words", nil, files{".env": "\nPUSHER_URL " + euURL}, ".env line 2 is not of the form"},
+	{"a URL alone", nil, files{".env": "PORT=1\n" + euURL}, ".env line 2 is not of the form"},
+	{"name with a hyphen", nil, files{".env": "zq-key=zqsecret"}, ".env line 1 is not of the form"},
+	{"export alone", nil, files{".env": "export =zqsecret"}, ".env line 1 is not of the form"},
+	{"wide space", nil, files{"app.cfg": "SECRET\u3000=\u3000zqsecret"}, "SECRET in app.cfg line 1 is not of the form"},
+	{"quote not closed", nil, files{"app.cfg": "ID=12\nSECRET='zqsecret\nKEY='zqkey'"}, "SECRET in app.cfg line 2 opens a quote"},
+	{"quote not closed, name of others", nil, files{".env": "zq=\"zqsecret\nPORT=1\n\""}, ".env line 1 opens a quote"},
+	{"wrong quote closes", nil, files{"app.cfg": `SECRET='zqsecret"`}, "SECRET in app.cfg line 1 opens a quote"},
+	{"text after the quote", nil, files{"app.cfg": "SECRET='zq'secret"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
+	{"another setting after the quote", nil, files{"app.cfg": "SECRET='zq' SECRET='zqsecret'"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
+	{"quote within quotes", nil, files{"app.cfg": `SECRET="zq\"zq"`}, "SECRET in app.cfg line 1 goes on after the closing quote"},
+	{"three quotes", nil, files{"app.cfg": "SECRET='''zqsecret'''"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
+	{"comma after the quote", nil, files{"app.cfg": "ID: \"zq12\",\nKEY: \"zqkey\","}, "ID in app.cfg line 1 goes on after the closing quote"},
+	{"control character", nil, files{"app.cfg": "SECRET='zq\x01secret'"}, "SECRET in app.cfg line 1 has a control character"},
+	{"NUL", nil, files{"app.cfg": cfg + "X='zq\x00'"}, "app.cfg is not text in UTF-8"},
+	{"UTF-16, little end first", nil, files{"app.cfg": "\xff\xfeI\x00D\x00=\x001\x00z\x00q\x00"}, "app.cfg is not text in UTF-8"},
+	{"UTF-16, no mark", nil, files{".env": "\x00I\x00D\x00=\x001\x00z\x00q"}, ".env is not text in UTF-8"},
+	{"Latin-1", nil, files{"app.cfg": "SECRET='zq\xe9'"}, "app.cfg is not text in UTF-8"},
+	{"too large", nil, files{"app.cfg": cfg + strings.Repeat("# zq\n", 64<<10/5)}, "app.cfg is larger than 64 KB"},
+	{".env wrong, environment right", env("PUSHER_URL", euURL), files{".env": "zqsecret"}, ".env line 1 is not of the form"},
+}
+
+func TestLoadRejects(t *testing.T) {
+	for _, tt := range rejected {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := load(t, tt.env, tt.files)
+			if err == nil {
+				t.Fatalf("no error, but %+v", s)
+			}
+			t.Log(err)
+			begin, within, _ := strings.Cut(tt.want, "…")
+			if !strings.HasPrefix(err.Error(), begin) || !strings.Contains(err.Error(), within) {
+				t.Errorf("got  %s\nwant %s", err, tt.want)
+			}
+			checkMessage(t, err)
+			if strings.Contains(strings.ToLower(err.Error()), "zq") {
+				t.Errorf("shows what was given: %s", err)
+			}
+		})
+	}
+}
+
+var placePattern = regexp.MustCompile(`^((the (app ID|key|secret) in )?(PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT)( in \.env line \d+)?|` +
+	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT) in )?(app\.cfg|\.env)( line \d+)?) [a-z]`)
+
+// checkMessage checks what holds for every error of Load: it begins with the place,
+// is one line and not too long to read.
+func checkMessage(t *testing.T, err error) {
+	t.Helper()
+	if message := err.Error(); !placePattern.MatchString(message) {
+		t.Errorf("doesn't begin with a place: %q", message)
+	}
+	if message := err.Error(); strings.ContainsFunc(message, func(r rune) bool { return r < ' ' }) || len(message) > 400 {
+		t.Errorf("not a line to read: %q", message)
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	for _, name := range []string{".env", "app.cfg"} {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(func(string) string { return "" }, dir)
+		if want := name + " is there but can't be read ("; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+			continue
+		}
+		t.Log(err)
+		checkMessage(t, err)
+	}
+
+	if os.Geteuid() == 0 {
+		t.Skip("root may read every file")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "app.cfg"), []byte(cfg), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(func(string) string { return "" }, dir)
+	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg is there but can't be read (permission denied): ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestEnvironmentUntouched: what .env says stays out of the process's environment.
+func TestEnvironmentUntouched(t *testing.T) {
+	t.Setenv("RATE_LIMIT", "7")
+	got, err := load(t, nil, files{".env": "RATE_LIMIT=3\nZQ_OTHER=1\n"})
+	if err != nil || got.RateLimit != 3 {
+		t.Errorf("RateLimit %v, %v; want .env's", got.RateLimit, err)
+	}
+	if _, ok := os.LookupEnv("ZQ_OTHER"); ok || os.Getenv("RATE_LIMIT") != "7" {
+		t.Error("the environment was changed")
+	}
+}
+
+// TestExample copies app.cfg.example as its first lines say.
+func TestExample(t *testing.T) {
+	data, err := os.ReadFile("../../app.cfg.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := string(data)
+	fill := []string{"YOUR_APP_ID", "12", "YOUR_APP_KEY", "zqkey", "YOUR_APP_SECRET", "zqsecret"}
+	for i, name := range []string{"ID", "KEY", "SECRET"} { // all but one filled in
+		others := slices.Delete(slices.Clone(fill), 2*i, 2*i+2)
+		_, err := load(t, nil, files{"app.cfg": strings.NewReplacer(others...).Replace(example)})
+		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "still the example's") {
+			t.Errorf("%s unchanged: %v", name, err)
+		}
+	}
+	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "still the example's") {
+		t.Errorf("unchanged: %v", err)
+	}
+
+	filled := strings.NewReplacer(fill...).Replace(example)
+	got, err := load(t, nil, files{"app.cfg": filled})
+	if want := hosted("app.cfg", "api-mt1.pusher.com", "mt1"); err != nil || got != want {
+		t.Errorf("filled in: %+v, %v; want %+v", got, err, want)
+	}
+	self := strings.NewReplacer("#HOST", "HOST", "#SECURE", "SECURE").Replace(filled)
+	got, err = load(t, nil, files{"app.cfg": self})
+	if err != nil || got.Host != "localhost:6001" || got.SocketURL != "ws://localhost:6001" || got.Secure {
+		t.Errorf("self-hosted: %+v, %v", got, err)
+	}
+}
+
+// FuzzLoad looks in each error for the marker that stands in place of zq in all that
+// is given.
+func FuzzLoad(f *testing.F) {
+	const marker = "zq7Kx"
+	for _, tt := range rejected {
+		if len(tt.files["app.cfg"]) < 1000 {
+			f.Add([]byte(tt.files["app.cfg"]), tt.env["PUSHER_URL"], tt.files[".env"])
+		}
+	}
+	for _, tt := range accepted {
+		f.Add([]byte(tt.files["app.cfg"]), tt.env["PUSHER_URL"], tt.files[".env"])
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, cfg []byte, pusherURL, dotenv string) {
+		mark := strings.NewReplacer("zq", marker).Replace
+		for name, text := range (files{".env": mark(dotenv), "app.cfg": mark(string(cfg))}) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := Load(func(name string) string {
+			if name == "PUSHER_URL" {
+				return mark(pusherURL)
+			}
+			return ""
+		}, dir)
+		if err != nil {
+			checkMessage(t, err)
+			if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(marker)) {
+				t.Errorf("shows the secret: %s", err)
+			}
+			return
+		}
+		if s.Embedded() {
+			t.Fatal("there is an app.cfg, but it is not used")
+		}
+		if !idPattern.MatchString(s.AppID) || !idPattern.MatchString(s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
+			t.Errorf("not usable: %+v", s)
+		}
+		name, _, ok := splitHost(s.Host)
+		if !ok || s.Host != strings.ToLower(s.Host) {
+			t.Errorf("not a host: %q", s.Host)
+		}
+		if isPusher(name) {
+			if !s.Secure || !clusterPattern.MatchString(s.Cluster) || s.SocketURL != "" {
+				t.Errorf("not as at Pusher: %+v", s)
+			}
+		} else if u, err := url.Parse(s.SocketURL); err != nil || u.Scheme != "ws" && u.Scheme != "wss" || u.Host == "" || u.RawQuery != "" {
+			t.Errorf("not a socket's address: %q", s.SocketURL)
+		}
+		checkRequest(t, s)
+	})
+}
