@@ -335,9 +335,9 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 func explainListen(err error, addr string) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("another program listens at %s already. Stop it, or start with another port: PORT=5001 go run .", addr)
+		return fmt.Errorf(`another program listens at %s already: stop it, or use another port with "PORT=5001 go run ."`, addr)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s is not open to this user. Start with a port above 1023: PORT=5001 go run .", addr)
+		return fmt.Errorf(`%s is not open to this user: use a port above 1023 with "PORT=5001 go run ."`, addr)
 	default:
 		return fmt.Errorf("can't listen at %s: %w", addr, err)
 	}

@@ -1,0 +1,976 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"pusher-sample/internal/channels"
+	"pusher-sample/internal/settings"
+
+	"github.com/chromedp/cdproto/fetch"
+	cdnetwork "github.com/chromedp/cdproto/network"
+	cdpage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/lxzan/gws"
+)
+
+const (
+	patience = 20 * time.Second // for what should come; never waited out when it does
+	kaomoji  = "((((((((((っ･ω･)っ ﾌﾞ-ﾝ"
+	crash    = "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"
+)
+
+var scratch string // a folder for the whole run
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if closeBrowser != nil {
+		closeBrowser()
+	}
+	os.RemoveAll(scratch)
+	os.Exit(code)
+}
+
+// lacking skips a test on a user's machine, and fails it where all must be there.
+func lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// startApp serves the app in this process, with the environment env.
+func startApp(t testing.TB, env map[string]string) *httptest.Server {
+	t.Helper()
+	set, err := settings.Load(func(name string) string { return env[name] }, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newApp(set, slog.New(slog.DiscardHandler))
+	a.onHeroku = env["DYNO"] != ""
+	t.Cleanup(a.close)
+	handler, err := a.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server
+}
+
+func do(t testing.TB, method, url string, header ...string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+func TestPage(t *testing.T) {
+	server := startApp(t, nil)
+	resp, page := do(t, "GET", server.URL)
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/html; charset=utf-8" {
+		t.Errorf("status %d, type %s", resp.StatusCode, resp.Header.Get("Content-Type"))
+	}
+	for _, want := range []string{
+		"<title>Pusher Test</title>",
+		`<button id="push"`, ">" + kaomoji + "</button>",
+		`data-channel="channel1"`, `data-event="event1"`, `data-key="local"`,
+		`https://js.pusher.com/8.6.0/pusher.min.js`, `integrity="sha384-`, `crossorigin="anonymous"`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %s", want)
+		}
+	}
+	if found := regexp.MustCompile(`<style|style=|<script>|\son[a-z]+=`).FindString(page); found != "" {
+		t.Errorf("the page has %s, which its policy forbids", found)
+	}
+	if resp, _ := do(t, "GET", server.URL, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified {
+		t.Errorf("asked for again: status %d, want 304", resp.StatusCode)
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	server := startApp(t, nil)
+	hosted := startApp(t, map[string]string{"PUSHER_URL": "https://k:s@api-eu.pusher.com/apps/1"})
+	tests := []struct {
+		method, path string
+		want         int
+		allow        string
+		text         string
+	}{
+		{"GET", "/", 200, "", kaomoji},
+		{"HEAD", "/", 200, "", ""},
+		{"POST", "/", 405, "GET, HEAD", "GET only"},
+		{"POST", "/pusher", 200, "", "ok"},
+		{"GET", "/pusher", 405, "POST", "POST only"},
+		{"GET", "/healthz", 200, "", "ok"},
+		{"DELETE", "/healthz", 405, "GET, HEAD", "GET only"},
+		{"GET", "/static/app.js", 200, "", "/pusher"},
+		{"GET", "/static/channels.js", 200, "", "class Pusher"},
+		{"GET", "/static/style.css", 200, "", "prefers-reduced-motion"},
+		{"GET", "/static/favicon.svg", 200, "", "<svg"},
+		{"GET", "/static/", 404, "", "Nothing is at this address"},
+		{"GET", "/static/none.js", 404, "", "Nothing is at this address"},
+		{"GET", "/static/../main.go", 404, "", "Nothing is at this address"},
+		{"GET", "/static/%2e%2e/main.go", 404, "", "Nothing is at this address"},
+		{"GET", "/app.cfg", 404, "", "Nothing is at this address"},
+		{"GET", "/templates/index.html", 404, "", "Nothing is at this address"},
+		{"GET", "/app/local", 426, "", "WebSocket"},
+		{"POST", "/apps/1/events", 401, "", "must be signed"},
+		{"GET", "/apps/1/events", 405, "POST", "POST only"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
+			resp, text := do(t, tt.method, server.URL+tt.path)
+			if resp.StatusCode != tt.want || resp.Header.Get("Allow") != tt.allow || !strings.Contains(text, tt.text) {
+				t.Errorf("status %d, Allow %q, %.80q", resp.StatusCode, resp.Header.Get("Allow"), text)
+			}
+			if kind := resp.Header.Get("Content-Type"); tt.want >= 400 && kind != "text/plain; charset=utf-8" {
+				t.Errorf("the error is %s", kind)
+			}
+			if resp.Header.Get("Content-Security-Policy") == "" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Error("security headers are missing")
+			}
+		})
+	}
+	for _, path := range []string{"/app/k", "/apps/1/events"} {
+		if resp, _ := do(t, "GET", hosted.URL+path); resp.StatusCode != 404 {
+			t.Errorf("%s: status %d though the embedded server is not in use", path, resp.StatusCode)
+		}
+	}
+}
+
+// What the page is told, by where the events go.
+func TestPageKnowsItsServer(t *testing.T) {
+	tests := []struct {
+		name    string
+		env     map[string]string
+		page    string
+		connect string // what the policy lets it connect to
+	}{
+		{"embedded", nil, `data-key="local" data-cluster="" data-socket=""`, "connect-src 'self';"},
+		{"cluster", map[string]string{"PUSHER_URL": "http://k:s@api-eu.pusher.com/apps/1"},
+			`data-key="k" data-cluster="eu" data-socket=""`,
+			"connect-src 'self' wss://ws-eu.pusher.com https://sockjs-eu.pusher.com;"},
+		{"old add-on", map[string]string{"PUSHER_URL": "http://k:s@api.pusherapp.com/apps/1"},
+			`data-key="k" data-cluster="mt1" data-socket=""`,
+			"connect-src 'self' wss://ws-mt1.pusher.com https://sockjs-mt1.pusher.com;"},
+		{"self-hosted", map[string]string{"PUSHER_URL": "https://k:s@example.org:6001/apps/my-app"},
+			`data-key="k" data-cluster="" data-socket="wss://example.org:6001"`,
+			"connect-src 'self' wss://example.org:6001;"},
+		{"island", map[string]string{"DYNO": "web.1"}, "this dyno has a Channels server of its own", "connect-src 'self';"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, page := do(t, "GET", startApp(t, tt.env).URL)
+			if !strings.Contains(page, tt.page) {
+				t.Errorf("want %s in:\n%s", tt.page, page)
+			}
+			if policy := resp.Header.Get("Content-Security-Policy"); !strings.Contains(policy, tt.connect) {
+				t.Errorf("policy %s; want %s", policy, tt.connect)
+			}
+			if strings.Contains(page, "secret") {
+				t.Error("the page speaks of a secret")
+			}
+		})
+	}
+}
+
+// fakePusher stands for Pusher: a Channels server that checks signatures, keeps
+// what it took, and answers wrongly where it is told to.
+type fakePusher struct {
+	*httptest.Server
+	URL string // for PUSHER_URL
+
+	mu    sync.Mutex
+	taken []string // request bodies
+	fail  http.HandlerFunc
+}
+
+func startPusher(t testing.TB) *fakePusher {
+	t.Helper()
+	server := channels.New(channels.App{ID: "1234", Key: "testkey", Secret: "testsecret"}, slog.New(slog.DiscardHandler))
+	f := &fakePusher{}
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		fail := f.fail
+		f.mu.Unlock()
+		if fail != nil {
+			fail(w, r)
+			return
+		}
+		if r.Method == "GET" {
+			r.Header.Del("Origin") // Pusher takes sockets from everywhere
+			server.ServeHTTP(w, r)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		answer := httptest.NewRecorder()
+		server.ServeHTTP(answer, r)
+		if answer.Code == 200 {
+			f.mu.Lock()
+			f.taken = append(f.taken, string(body))
+			f.mu.Unlock()
+		}
+		w.WriteHeader(answer.Code)
+		w.Write(answer.Body.Bytes())
+	}))
+	f.URL = "http://testkey:testsecret@" + strings.TrimPrefix(f.Server.URL, "http://") + "/apps/1234"
+	t.Cleanup(func() { f.Server.Close(); server.Close() })
+	return f
+}
+
+func (f *fakePusher) answer(fail http.HandlerFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = fail
+}
+
+func TestClickTriggersOneEvent(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	resp, text := do(t, "POST", app.URL+"/pusher")
+	if resp.StatusCode != 200 || text != "ok" || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("got %d %s %q", resp.StatusCode, resp.Header.Get("Content-Type"), text)
+	}
+	if len(upstream.taken) != 1 {
+		t.Fatalf("%d events were taken, want 1", len(upstream.taken))
+	}
+	var got struct {
+		Name, Data string
+		Channels   []string
+	}
+	if err := json.Unmarshal([]byte(upstream.taken[0]), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Name != "event1" || len(got.Channels) != 1 || got.Channels[0] != "channel1" || got.Data != `{"message":"`+crash+`"}` {
+		t.Errorf("the event was %+v", got)
+	}
+}
+
+func TestFailedClick(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	wrong := startApp(t, map[string]string{"PUSHER_URL": strings.Replace(upstream.URL, "testsecret", "othersecret", 1)})
+	if resp, text := do(t, "POST", wrong.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "the secret is wrong") || strings.Contains(text, "othersecret") {
+		t.Errorf("wrong secret: %d %s", resp.StatusCode, text)
+	}
+	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", 401)
+	})
+	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "clock is 1 hour and 29 minutes behind") {
+		t.Errorf("wrong clock: %d %s", resp.StatusCode, text)
+	}
+	upstream.Server.Close()
+	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "Nothing answers") {
+		t.Errorf("no server: %d %s", resp.StatusCode, text)
+	}
+}
+
+func TestRateLimitAndCrossSite(t *testing.T) {
+	app := startApp(t, map[string]string{"RATE_LIMIT": "0.001"}) // one click, the next in a quarter of an hour
+	if resp, text := do(t, "POST", app.URL+"/pusher", "Sec-Fetch-Site", "cross-site"); resp.StatusCode != 403 || !strings.Contains(text, "Another site") {
+		t.Errorf("cross-site: %d %s", resp.StatusCode, text)
+	}
+	if resp, text := do(t, "POST", app.URL+"/pusher", "Sec-Fetch-Site", "same-origin", "Origin", app.URL); resp.StatusCode != 200 {
+		t.Errorf("first click: %d %s", resp.StatusCode, text)
+	}
+	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(text, "Too many clicks") {
+		t.Errorf("second click: %d %s", resp.StatusCode, text)
+	}
+}
+
+// 300 clicks at once: each is answered, and each ok is one event.
+func TestManyClicksAtOnce(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL, "RATE_LIMIT": "0"})
+	var clicks sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
+	for range 300 {
+		clicks.Go(func() {
+			resp, err := http.Post(app.URL+"/pusher", "", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			text, _ := io.ReadAll(resp.Body)
+			mu.Lock()
+			answers[fmt.Sprint(resp.StatusCode, " ", string(text))]++
+			mu.Unlock()
+		})
+	}
+	clicks.Wait()
+	busy := answers["503 Too many clicks are on their way at once. Wait a second, then click again.\n"]
+	if answers["200 ok"] == 0 || answers["200 ok"]+busy != 300 || len(upstream.taken) != answers["200 ok"] {
+		t.Errorf("%d events for these answers: %v", len(upstream.taken), answers)
+	}
+}
+
+// runProgram is run, in an empty folder.
+func runProgram(t *testing.T, env map[string]string, args ...string) (stdout string, err error) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	var out bytes.Buffer
+	err = run(t.Context(), args, func(name string) string { return env[name] }, &out, io.Discard)
+	return out.String(), err
+}
+
+func TestTriggerCommand(t *testing.T) {
+	upstream := startPusher(t)
+	env := map[string]string{"PUSHER_URL": upstream.URL}
+	tests := []struct {
+		args []string
+		want string // the event, as taken
+	}{
+		{[]string{"trigger"}, `{"channels":["test_channel"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
+		{[]string{"trigger", "a"}, `{"channels":["a"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
+		{[]string{"trigger", "a", "b", "c d"}, `{"channels":["a"],"data":"c d","name":"b"}`},
+	}
+	for i, tt := range tests {
+		out, err := runProgram(t, env, tt.args...)
+		if err != nil || !strings.Contains(out, " took the event ") {
+			t.Fatalf("%v: %v %s", tt.args, err, out)
+		}
+		if upstream.taken[i] != tt.want {
+			t.Errorf("%v triggered %s, want %s", tt.args, upstream.taken[i], tt.want)
+		}
+	}
+	failures := []struct {
+		name string
+		env  map[string]string
+		args []string
+		want string
+	}{
+		{"no credentials", nil, []string{"trigger"}, "trigger needs credentials"},
+		{"bad channel", env, []string{"trigger", "a b"}, "channel name is not valid"},
+		{"too large", env, []string{"trigger", "a", "b", strings.Repeat("x", 10<<10+1)}, "too large"},
+		{"too many words", env, []string{"trigger", "a", "b", "c", "d"}, "put quotes around"},
+		{"wrong secret", map[string]string{"PUSHER_URL": strings.Replace(upstream.URL, "testsecret", "othersecret", 1)}, []string{"trigger"}, "the secret is wrong"},
+	}
+	for _, tt := range failures {
+		t.Run(tt.name, func(t *testing.T) {
+			out, err := runProgram(t, tt.env, tt.args...)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "othersecret") {
+				t.Errorf("error %v, want %q; printed %q", err, tt.want, out)
+			}
+		})
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	tests := []struct {
+		name      string
+		env       map[string]string
+		args      []string
+		out, fail string
+	}{
+		{"help", nil, []string{"-h"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
+		{"version", nil, []string{"-version"}, "go1.", ""},
+		{"unknown flag", nil, []string{"-x"}, "", "pusher-sample -h"},
+		{"unknown command", nil, []string{"tigger"}, "", `no command "tigger"`},
+		{"bad port", map[string]string{"PORT": "http"}, nil, "", "PORT"},
+		{"bad URL", map[string]string{"PUSHER_URL": "https://k:hush@api-eu.pusher.com"}, nil, "", "PUSHER_URL"},
+		{"port in use", map[string]string{"PORT": port}, nil, "", `use another port with "PORT=5001 go run ."`},
+		{"debug elsewhere", map[string]string{"PORT": "0"}, []string{"-debug"}, "", "start in the folder of the source code"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			out, err := runProgram(t, tt.env, tt.args...)
+			if !strings.Contains(out, tt.out) || (err == nil) != (tt.fail == "") || err != nil && !strings.Contains(err.Error(), tt.fail) {
+				t.Errorf("printed %q, error %v; want %q, %q", out, err, tt.out, tt.fail)
+			}
+			if err != nil && (strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hush")) {
+				t.Errorf("not one line, or a secret: %v", err)
+			}
+		})
+	}
+}
+
+// program is the built binary, running in an empty folder.
+type program struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	page  string // its address
+	ended chan error
+}
+
+var buildProgram = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(scratch, "pusher-sample")
+	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return binary, nil
+})
+
+// freePort is a port that was free a moment ago.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func startProgram(t testing.TB, env ...string) *program {
+	t.Helper()
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &program{t: t, cmd: exec.Command(binary), ended: make(chan error, 1)}
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append([]string{"HOME=" + p.cmd.Dir, "NO_PROXY=*"}, env...)
+	lines, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan string, 1)
+	go func() {
+		log, buffer := "", make([]byte, 4096)
+		for {
+			n, err := lines.Read(buffer)
+			log += string(buffer[:n])
+			if m := regexp.MustCompile(`msg=ready page=http://[^:]+(:\d+)/`).FindStringSubmatch(log); m != nil && ready != nil {
+				ready <- "http://127.0.0.1" + m[1]
+				ready = nil
+			}
+			if err != nil {
+				if ready != nil {
+					t.Logf("the program said: %s", log)
+					close(ready)
+				}
+				break
+			}
+		}
+		p.ended <- p.cmd.Wait()
+	}()
+	t.Cleanup(func() { p.cmd.Process.Kill() })
+	select {
+	case p.page = <-ready:
+		if p.page == "" {
+			t.Fatal("the program ended at its start")
+		}
+	case <-time.After(patience):
+		t.Fatal("the program did not start")
+	}
+	return p
+}
+
+// stop sends a real SIGTERM and returns how the program ended.
+func (p *program) stop() error {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	return p.wait()
+}
+
+func (p *program) wait() error {
+	p.t.Helper()
+	select {
+	case err := <-p.ended:
+		return err
+	case <-time.After(patience):
+		p.t.Fatal("the program did not end")
+		return nil
+	}
+}
+
+type closeCode chan int
+
+func (c closeCode) OnClose(_ *gws.Conn, err error) {
+	code := 0
+	if closing := new(gws.CloseError); errors.As(err, &closing) {
+		code = int(closing.Code)
+	}
+	c <- code
+}
+func (closeCode) OnOpen(*gws.Conn)                            {}
+func (closeCode) OnPing(*gws.Conn, []byte)                    {}
+func (closeCode) OnPong(*gws.Conn, []byte)                    {}
+func (closeCode) OnMessage(_ *gws.Conn, message *gws.Message) { message.Close() }
+
+// At SIGTERM sockets are told to come back at once, and the program ends well.
+func TestStopTellsSocketsToComeBack(t *testing.T) {
+	p := startProgram(t, "PORT="+freePort(t))
+	closed := make(closeCode, 1)
+	conn, _, err := gws.NewClient(closed, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(p.page, "http") + "/app/local?protocol=7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go conn.ReadLoop()
+	if err := p.stop(); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+	if code := <-closed; code != 4200 {
+		t.Errorf("the socket was closed with %d, want 4200", code)
+	}
+}
+
+// A click that runs when SIGTERM comes is answered, while new ones are refused; a
+// second signal ends the program at once.
+func TestStopFinishesRunningClicks(t *testing.T) {
+	for _, twice := range []bool{false, true} {
+		t.Run(fmt.Sprint("second signal ", twice), func(t *testing.T) {
+			upstream := startPusher(t)
+			arrived, release := make(chan bool), make(chan bool)
+			upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+				arrived <- true
+				<-release
+				io.WriteString(w, "{}")
+			})
+			defer func() {
+				select {
+				case <-release:
+				default:
+					close(release)
+				}
+			}()
+			p := startProgram(t, "PORT="+freePort(t), "PUSHER_URL="+upstream.URL)
+			answer := make(chan string, 1)
+			go func() {
+				resp, err := http.Post(p.page+"/pusher", "", nil)
+				if err != nil {
+					answer <- "cut"
+					return
+				}
+				defer resp.Body.Close()
+				text, _ := io.ReadAll(resp.Body)
+				answer <- string(text)
+			}()
+			<-arrived
+			p.cmd.Process.Signal(syscall.SIGTERM)
+			waitFor(t, "new connections to be refused", func() bool {
+				conn, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
+				if err == nil {
+					conn.Close()
+				}
+				return err != nil
+			})
+			if twice {
+				if err := p.stop(); err == nil {
+					t.Error("the program ended as if all was finished")
+				}
+				return
+			}
+			close(release)
+			if got := <-answer; got != "ok" {
+				t.Errorf("the running click got %q", got)
+			}
+			if err := p.wait(); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+func waitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited in vain for ", what)
+		}
+	}
+}
+
+// npm is a folder with the real clients from npm.
+var npm = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(scratch, "npm")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir, "pusher@5.3.4", "pusher-js@8.6.0")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm install: %w: %s", err, out)
+	}
+	return dir, nil
+})
+
+func npmFolder(t testing.TB) string {
+	t.Helper()
+	dir, err := npm()
+	if err != nil {
+		lacking(t, "pusher-js and pusher can't be had from npm: "+err.Error())
+	}
+	return dir
+}
+
+// Pusher's own clients for Node: one triggers by HTTP, the other hears.
+func TestNodeClients(t *testing.T) {
+	dir := npmFolder(t)
+	set := settings.Settings{Addr: "127.0.0.1:0"}
+	a := newApp(set, slog.New(slog.DiscardHandler))
+	t.Cleanup(a.close)
+	handler, err := a.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	script := `
+const assert = require('node:assert');
+const PusherServer = require('pusher');
+const PusherClient = require('pusher-js');
+const { host, port, secret } = JSON.parse(process.env.SETTINGS);
+const api = (over) => new PusherServer({ appId: '1', key: 'local', secret, host, port, useTLS: false, ...over });
+const listen = () => new PusherClient('local', { cluster: 'local', wsHost: host, wsPort: port, forceTLS: false, enabledTransports: ['ws'] });
+
+async function subscribe(pusher, name, heard) {
+  const channel = pusher.subscribe(name);
+  await new Promise((resolve) => channel.bind('pusher:subscription_succeeded', resolve));
+  channel.bind_global((event, data) => event.startsWith('pusher:') || heard.push([name, event, data]));
+}
+async function until(condition) {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+async function refused(status, promise) {
+  await assert.rejects(promise, (error) => error.status === status || assert.fail(` + "`${error.status} ${error.body}`" + `));
+}
+
+(async () => {
+  const one = listen(), two = listen(), heard1 = [], heard2 = [];
+  await subscribe(one, 'a', heard1);
+  await subscribe(two, 'a', heard2);
+  await subscribe(two, 'b', heard2);
+  const server = api();
+
+  await server.trigger('a', 'single', { n: 1 });
+  await server.trigger(['a', 'b'], 'both', '柱');
+  const batch = Array.from({ length: 10 }, (_, i) => ({ channel: 'a', name: 'batch', data: i }));
+  await server.triggerBatch(batch);
+  await server.trigger('a', 'except', 'x', { socket_id: one.connection.socket_id });
+  await server.trigger('a', 'end', 'x');
+  const ended = (heard) => heard.some(([, event]) => event === 'end');
+  await until(() => ended(heard1) && ended(heard2));
+
+  const common = [['a', 'single', { n: 1 }], ['a', 'both', '柱']];
+  const batched = Array.from({ length: 10 }, (_, i) => ['a', 'batch', i]);
+  assert.deepStrictEqual(heard1, [...common, ...batched, ['a', 'end', 'x']]);
+  assert.deepStrictEqual(heard2, [...common, ['b', 'both', '柱'], ...batched, ['a', 'except', 'x'], ['a', 'end', 'x']]);
+
+  await refused(401, api({ secret: 'wrong' }).trigger('a', 'no', 'x'));
+  await refused(400, api({ key: 'wrong' }).trigger('a', 'no', 'x'));
+  await refused(404, api({ appId: '2' }).trigger('a', 'no', 'x'));
+  for (const minutes of [-11, 11]) {
+    const now = Date.now;
+    Date.now = () => now() + minutes * 60_000;
+    await refused(401, server.trigger('a', 'no', 'x')).finally(() => { Date.now = now; });
+  }
+  const body = JSON.stringify({ name: 'no', channels: ['a'], data: 'x' });
+  const query = server.createSignedQueryString({ method: 'POST', path: '/apps/1/events', body, params: {} });
+  const send = (body) => fetch(` + "`http://${host}:${port}/apps/1/events?${query}`" + `, { method: 'POST', body });
+  assert.strictEqual((await send(body.replace('"x"', '"y"'))).status, 401);
+  assert.strictEqual(heard1.length, 13);
+  assert.strictEqual((await send(body)).status, 200); // it was the change alone
+  console.log('all heard');
+  process.exit(0);
+})().catch((error) => { console.error(error); process.exit(1); });
+`
+	host, port, _ := net.SplitHostPort(strings.TrimPrefix(server.URL, "http://"))
+	given, _ := json.Marshal(map[string]string{"host": host, "port": port, "secret": a.settings.Secret})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "-e", script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "SETTINGS="+string(given))
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "all heard") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// The browser, started once, and what ends it.
+var (
+	closeBrowser context.CancelFunc
+	browser      = sync.OnceValues(func() (context.Context, error) {
+		options := chromedp.DefaultExecAllocatorOptions[:]
+		if os.Getuid() == 0 {
+			options = append(options, chromedp.NoSandbox) // which Chromium refuses to root
+		}
+		allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+		ctx, _ := chromedp.NewContext(allocator)
+		closeBrowser = func() { chromedp.Cancel(ctx); stop() }
+		return ctx, chromedp.Do(ctx)
+	})
+)
+
+// cdn is what the address of pusher-js answers in a test's browser.
+type cdn int
+
+const (
+	served  cdn = iota // the real pusher-js, from npm
+	blocked            // an error at once
+	silent             // nothing, ever
+)
+
+// tab is one open page.
+type tab struct {
+	t      testing.TB
+	ctx    context.Context
+	alerts chan string
+}
+
+func newTab(t testing.TB, answer cdn) *tab {
+	t.Helper()
+	root, err := browser()
+	if err != nil {
+		lacking(t, "no Chromium can be started: "+err.Error())
+	}
+	ctx, cancel := chromedp.NewContext(root, chromedp.WithNewBrowserContext())
+	t.Cleanup(cancel)
+	p := &tab{t, ctx, make(chan string, 100)}
+	var library []byte
+	if answer == served {
+		if library, err = os.ReadFile(filepath.Join(npmFolder(t), "node_modules/pusher-js/dist/web/pusher.min.js")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.do(chromedp.Navigate("about:blank"))
+	dialogs, requests := chromedp.Events(ctx, cdpage.JavascriptDialogOpening), chromedp.Events(ctx, fetch.RequestPaused)
+	go func() {
+		for dialog, err := range dialogs {
+			if err != nil {
+				return
+			}
+			p.alerts <- dialog.Message
+			chromedp.Call(ctx, cdpage.HandleJavaScriptDialog, cdpage.HandleJavaScriptDialogParams{Accept: true})
+		}
+	}()
+	go func() {
+		for request, err := range requests {
+			switch {
+			case err != nil:
+				return
+			case answer == served:
+				chromedp.Call(ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{
+					RequestID: request.RequestID, ResponseCode: 200, Body: library,
+					ResponseHeaders: []*fetch.HeaderEntry{
+						{Name: "Content-Type", Value: "text/javascript"}, {Name: "Access-Control-Allow-Origin", Value: "*"},
+					}})
+			case answer == blocked:
+				chromedp.Call(ctx, fetch.FailRequest, fetch.FailRequestParams{
+					RequestID: request.RequestID, ErrorReason: cdnetwork.ErrorReasonConnectionRefused})
+			}
+		}
+	}()
+	if _, err := chromedp.Call(ctx, fetch.Enable, fetch.EnableParams{
+		Patterns: []*fetch.RequestPattern{{URLPattern: "https://js.pusher.com/*"}}}); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	if err := chromedp.Do(p.ctx, steps...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// open opens a page and waits until it is in a state, with a client.
+func (p *tab) open(url, state, client string) {
+	p.t.Helper()
+	// Not chromedp.Navigate, which waits for all to be loaded: a silent CDN never is.
+	if _, err := chromedp.Call(p.ctx, cdpage.Navigate, cdpage.NavigateParams{URL: url}); err != nil {
+		p.t.Fatal(err)
+	}
+	p.await(fmt.Sprintf("document.body?.dataset.client === %q", client))
+	p.awaitState(state)
+}
+
+// await waits until an expression is true in the page.
+func (p *tab) await(expression string) {
+	p.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		// An error is no answer: the page may be about to be replaced.
+		if is, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](expression)); err == nil && is {
+			return
+		}
+		if time.Now().After(end) {
+			at, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string]("document.body.innerText + JSON.stringify(document.body.dataset)"))
+			p.t.Fatalf("waited in vain for %s\nthe page: %s", expression, at)
+		}
+	}
+}
+
+func (p *tab) awaitState(state string) {
+	p.t.Helper()
+	p.await(fmt.Sprintf("document.body?.dataset.state === %q", state))
+}
+
+func (p *tab) awaitProblem(text string) {
+	p.t.Helper()
+	p.await(fmt.Sprintf("document.getElementById('problem').textContent.includes(%q)", text))
+}
+
+func (p *tab) click() {
+	p.t.Helper()
+	p.do(chromedp.Evaluate[chromedp.Void]("document.getElementById('push').click()"))
+}
+
+func (p *tab) wantAlert() {
+	p.t.Helper()
+	select {
+	case got := <-p.alerts:
+		if got != crash {
+			p.t.Errorf("alert %q, want %q", got, crash)
+		}
+	case <-time.After(patience):
+		p.t.Fatal("no alert came")
+	}
+}
+
+// Two tabs, a click in one, an alert in both; as often as is clicked, and no more.
+func TestBothTabsAlert(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer cdn
+		client string
+	}{
+		{"pusher-js", served, "pusher-js"},
+		{"CDN blocked", blocked, "stand-in"},
+		{"CDN silent", silent, "stand-in"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			app := startApp(t, nil)
+			one, two := newTab(t, tt.answer), newTab(t, tt.answer)
+			one.open(app.URL, "connected", tt.client)
+			two.open(app.URL, "connected", tt.client)
+			for range 3 {
+				one.click()
+				one.wantAlert()
+				two.wantAlert()
+			}
+			two.click()
+			one.wantAlert()
+			two.wantAlert()
+			if len(one.alerts)+len(two.alerts) > 0 {
+				t.Error("an alert came that nobody clicked for")
+			}
+		})
+	}
+}
+
+// The integrity of the page's link is the real file's: any other is not run.
+func TestTamperedLibraryIsNotRun(t *testing.T) {
+	app := startApp(t, nil)
+	p := newTab(t, served)
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resp, body := do(t, "GET", app.URL+r.URL.Path)
+		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+		io.WriteString(w, strings.Replace(body, "sha384-y", "sha384-z", 1))
+	}))
+	defer page.Close()
+	p.open(page.URL, "connecting", "stand-in") // whose policy lets it connect nowhere else
+}
+
+func TestPageReconnectsAfterARestart(t *testing.T) {
+	for _, tt := range []struct {
+		answer cdn
+		client string
+	}{{served, "pusher-js"}, {blocked, "stand-in"}} {
+		t.Run(tt.client, func(t *testing.T) {
+			port := freePort(t)
+			first := startProgram(t, "PORT="+port)
+			p := newTab(t, tt.answer)
+			p.open(first.page, "connected", tt.client)
+			if err := first.stop(); err != nil {
+				t.Fatal(err)
+			}
+			p.awaitState("lost")
+			second := startProgram(t, "PORT="+port)
+			p.awaitState("connected")
+			if _, text := do(t, "POST", second.page+"/pusher"); text != "ok" {
+				t.Fatal(text)
+			}
+			p.wantAlert()
+		})
+	}
+}
+
+// What goes wrong is said on the page.
+func TestPageSaysWhatFailed(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	p := newTab(t, served)
+	p.open(app.URL, "connected", "pusher-js") // to upstream, as a server of one's own
+	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "API call failed since (daily) message quota exceeded", 403)
+	})
+	p.click()
+	p.awaitProblem("message quota is used up")
+	upstream.answer(nil)
+	p.click()
+	p.wantAlert()
+	p.await("document.getElementById('problem').textContent === ''")
+
+	app.Close()
+	p.click()
+	p.awaitProblem("The server can't be reached")
+}
+
+// A key that the server does not know is explained.
+func TestPageSaysThatItIsRefused(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": strings.Replace(upstream.URL, "testkey", "otherkey", 1)})
+	for _, tt := range []struct {
+		answer cdn
+		client string
+	}{{served, "pusher-js"}, {blocked, "stand-in"}} {
+		p := newTab(t, tt.answer)
+		p.open(app.URL, "refused", tt.client)
+		p.await("document.getElementById('status').textContent.includes('4001')")
+	}
+}
