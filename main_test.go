@@ -293,7 +293,7 @@ func TestFailedClick(t *testing.T) {
 		t.Errorf("wrong secret: %d %s", resp.StatusCode, text)
 	}
 	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", 401)
+		http.Error(w, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", http.StatusUnauthorized)
 	})
 	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "clock is 1 hour and 29 minutes behind") {
 		t.Errorf("wrong clock: %d %s", resp.StatusCode, text)
@@ -947,7 +947,7 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	p := newTab(t, served)
 	p.open(app.URL, "connected", "pusher-js") // to upstream, as a server of one's own
 	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "API call failed since (daily) message quota exceeded", 403)
+		http.Error(w, "API call failed since (daily) message quota exceeded", http.StatusForbidden)
 	})
 	p.click()
 	p.awaitProblem("message quota is used up")
