@@ -29,7 +29,7 @@ type socket struct {
 	bytes        int         // in waiting
 	writing      bool
 	writingSince time.Time // zero while no write is under way
-	closing      bool // nothing more is to be sent
+	closing      bool      // nothing more is to be sent
 }
 
 // send queues a frame and returns at once. A client that lets too much wait is
