@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -478,20 +479,11 @@ func startProgram(t testing.TB, env ...string) *program {
 	}
 	ready := make(chan string, 1)
 	go func() {
-		log, buffer := "", make([]byte, 4096)
-		for {
-			n, err := lines.Read(buffer)
-			log += string(buffer[:n])
-			if m := regexp.MustCompile(`msg=ready page=http://[^:]+(:\d+)/`).FindStringSubmatch(log); m != nil && ready != nil {
+		defer close(ready)
+		serving := regexp.MustCompile(`msg=ready page=http://[^:]+(:\d+)/`)
+		for in := bufio.NewScanner(lines); in.Scan(); {
+			if m := serving.FindStringSubmatch(in.Text()); m != nil {
 				ready <- "http://127.0.0.1" + m[1]
-				ready = nil
-			}
-			if err != nil {
-				if ready != nil {
-					t.Logf("the program said: %s", log)
-					close(ready)
-				}
-				break
 			}
 		}
 		p.ended <- p.cmd.Wait()
