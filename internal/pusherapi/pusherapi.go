@@ -129,13 +129,15 @@ func explainRefusal(e *Refusal, server string) string {
 	switch {
 	case says("timestamp expired"):
 		return explainClock(e, server)
-	case says("auth_key"), says("app key"), says("unknown app"), e.Status == http.StatusNotFound:
+	case says("signature"): // asked before auth_key, which the text to sign holds too
+		return explainSecret(server)
+	case says("auth_key"), says("app key"), says("app_id"), says("unknown app"), e.Status == http.StatusNotFound:
 		if server == "Pusher" {
 			return "Pusher does not know this app: the key, the app ID or the cluster is wrong. Compare all three with the App Keys page of your app on the Pusher dashboard."
 		}
 		return server + " does not know this app: the key or the app ID is wrong. Compare both with the app's entry in that server's configuration."
 	case e.Status == http.StatusUnauthorized:
-		return server + " refused the signature: the secret is wrong, or belongs to another key. Copy key and secret again, together, from where the app is configured."
+		return explainSecret(server)
 	case e.Status == http.StatusForbidden && says("quota"):
 		return server + " refused the event: the app's message quota is used up. Wait until it is renewed (daily at Pusher), or move to a larger plan."
 	case e.Status == http.StatusForbidden && says("disabled"):
@@ -148,11 +150,17 @@ func explainRefusal(e *Refusal, server string) string {
 		return server + " says that this app sends too many events at once. Wait a little, and click more slowly."
 	case e.Status >= 500:
 		return fmt.Sprintf("%s has trouble of its own (it answered with status %d), so it is not known whether the event was sent. Try again in a while%s.", server, e.Status, statusPage(server))
+	case says("http request to an https server"):
+		return server + " speaks TLS at that port, so the event was not sent. Write https instead of http."
 	case e.Status >= 300 && e.Status < 400:
 		return fmt.Sprintf("The API's address is wrong: %s answered with a redirect (status %d). Check host, port and http or https.", server, e.Status)
 	default:
 		return fmt.Sprintf("%s refused the event (it answered with status %d). Check the credentials, and that the address is a Channels server's.", server, e.Status)
 	}
+}
+
+func explainSecret(server string) string {
+	return server + " refused the signature: the secret is wrong, or belongs to another key. Copy key and secret again, together, from where the app is configured."
 }
 
 func statusPage(server string) string {
