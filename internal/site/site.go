@@ -84,5 +84,7 @@ func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", f.kind)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("Etag", f.etag)
+	// Without w's ReadFrom, which would send head and body in a write each.
+	w = struct{ http.ResponseWriter }{w}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.body))
 }
