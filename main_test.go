@@ -432,6 +432,51 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// With -debug, files are read anew at each request, and what passes is logged.
+func TestDebug(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.CopyFS(dir, bundled); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	a := newApp(settings.Settings{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	a.debug = true
+	defer a.close()
+	handler, err := a.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(method, path string) (int, string) {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		return w.Code, w.Body.String()
+	}
+	edit := func(name, text string) {
+		if err := os.WriteFile(filepath.FromSlash(name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, text := ask("GET", "/"); !strings.Contains(text, `data-debug="true"`) {
+		t.Error("the page does not know that it is debugged")
+	}
+	edit("templates/index.html", "edited {{.Key}}")
+	edit("static/app.js", "edited too")
+	if _, text := ask("GET", "/"); text != "edited local" {
+		t.Errorf("after an edit: %q", text)
+	}
+	if _, text := ask("GET", "/static/app.js"); text != "edited too" {
+		t.Errorf("after an edit: %q", text)
+	}
+	edit("templates/index.html", "one\ntwo {{.Nothing}}")
+	if status, text := ask("GET", "/"); status != 500 || !strings.Contains(text, "index.html:2") {
+		t.Errorf("a mistake: %d %q", status, text)
+	}
+	if status, _ := ask("POST", "/pusher"); status != 200 || !strings.Contains(log.String(), "channel=channel1 event=event1") {
+		t.Errorf("status %d; the log has no event: %s", status, log.String())
+	}
+}
+
 // program is the built binary, running in an empty folder.
 type program struct {
 	t     testing.TB
