@@ -303,15 +303,7 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return explainListen(err, a.settings.Addr)
 	}
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      20 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
-	}
+	server := guard.Server(a.log, handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	a.announce(listener.Addr().(*net.TCPAddr), stdout)
