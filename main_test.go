@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,8 +17,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -69,7 +72,7 @@ func startApp(t testing.TB, env map[string]string) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newApp(set, slog.New(slog.DiscardHandler))
+	a := newApp(set, slog.New(slog.NewTextHandler(watchedLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	a.onHeroku = env["DYNO"] != ""
 	t.Cleanup(a.close)
 	handler, err := a.handler()
@@ -79,6 +82,18 @@ func startApp(t testing.TB, env map[string]string) *httptest.Server {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server
+}
+
+// watchedLog looks for what no log line may hold.
+type watchedLog struct{ t testing.TB }
+
+func (w watchedLog) Write(line []byte) (int, error) {
+	for _, secret := range []string{"testsecret", "othersecret", "auth_signature=", "body_md5="} {
+		if bytes.Contains(line, []byte(secret)) {
+			w.t.Errorf("a secret or a signed URL is in the log: %s", line)
+		}
+	}
+	return len(line), nil
 }
 
 func do(t testing.TB, method, url string, header ...string) (*http.Response, string) {
@@ -177,6 +192,78 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// Requests as no browser sends them: what is answered, and that nothing is given away.
+func TestOddRequests(t *testing.T) {
+	server := startApp(t, nil)
+	tests := []struct {
+		request string // its first line, or more
+		status  int
+		header  string // that the answer must have
+	}{
+		{"GET / HTTP/1.0", 200, ""},
+		{"POST /pusher HTTP/1.0", 200, ""},
+		{"GET /static/app.js HTTP/1.0\r\nConnection: keep-alive", 200, "Connection: keep-alive"},
+		{"GET / HTTP/1.1", 400, ""}, // without Host
+		{"GET / HTTP/3.0", 505, ""},
+		{"GET /", 400, ""},
+		{"OPTIONS / HTTP/1.0", 405, "Allow: GET, HEAD"},
+		{"OPTIONS /pusher HTTP/1.0", 405, "Allow: POST"},
+		{"TRACE / HTTP/1.0", 405, "Allow: GET, HEAD"},
+		{"PROPFIND /static/app.js HTTP/1.0", 405, "Allow: GET, HEAD"},
+		{"get / HTTP/1.0", 405, "Allow: GET, HEAD"},
+		{"G@T / HTTP/1.0", 400, ""},
+		{"CONNECT example.org:443 HTTP/1.0", 405, "Allow: GET, HEAD"},
+		{"GET http://elsewhere.example/app.cfg HTTP/1.0", 404, ""},
+		{"GET /static HTTP/1.0", 307, "Location: /static/"},
+		{"GET /static/ HTTP/1.0", 404, ""},
+		{"GET /static/. HTTP/1.0", 307, "Location: /static/"},
+		{"GET /static/../../app.cfg HTTP/1.0", 307, "Location: /app.cfg"},
+		{"GET /static/..%2f..%2fmain.go HTTP/1.0", 404, ""},
+		{"GET /static/..%5c..%5cmain.go HTTP/1.0", 404, ""},
+		{"GET /static/%00app.js HTTP/1.0", 404, ""},
+		{"GET /static/app.js/ HTTP/1.0", 404, ""},
+		{"GET /static/APP.JS HTTP/1.0", 404, ""},
+		{"GET //elsewhere.example/ HTTP/1.0", 307, "Location: /elsewhere.example/"},
+		{"GET /%2f%2felsewhere.example HTTP/1.0", 404, ""},
+		{"GET /\\elsewhere.example HTTP/1.0", 404, ""},
+		{"GET /.env HTTP/1.0", 404, ""},
+		{"GET /.git/config HTTP/1.0", 404, ""},
+		{"GET /debug/pprof/ HTTP/1.0", 404, ""},
+		{"GET /apps/1/channels HTTP/1.0", 404, ""},
+		{"GET /app HTTP/1.0", 307, "Location: /app/"},
+		{"GET /app/ HTTP/1.0", 404, ""},
+		{"GET /app/local/more HTTP/1.0", 404, ""},
+		{"POST /pusher HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: gzip\r\nConnection: close", 501, ""},
+		{"POST /pusher HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\nConnection: close", 400, ""},
+	}
+	for _, tt := range tests {
+		t.Run(strings.ReplaceAll(tt.request, "\r\n", "; "), func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, tt.request+"\r\n\r\n")
+			in := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			name, value, _ := strings.Cut(tt.header, ": ")
+			if resp.StatusCode != tt.status || name != "" && resp.Header.Get(name) != value {
+				t.Errorf("status %d, %v; want %d, %s", resp.StatusCode, resp.Header, tt.status, tt.header)
+			}
+			if tt.status >= 400 && (len(body) > 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")) {
+				t.Errorf("the error is %s: %q", resp.Header.Get("Content-Type"), body)
+			}
+		})
+	}
+}
+
 // What the page is told, by where the events go.
 func TestPageKnowsItsServer(t *testing.T) {
 	tests := []struct {
@@ -219,6 +306,8 @@ type fakePusher struct {
 	*httptest.Server
 	URL string // for PUSHER_URL
 
+	server *channels.Server
+
 	mu    sync.Mutex
 	taken []string // request bodies
 	fail  http.HandlerFunc
@@ -227,7 +316,7 @@ type fakePusher struct {
 func startPusher(t testing.TB) *fakePusher {
 	t.Helper()
 	server := channels.New(channels.App{ID: "1234", Key: "testkey", Secret: "testsecret"}, slog.New(slog.DiscardHandler))
-	f := &fakePusher{}
+	f := &fakePusher{server: server}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		fail := f.fail
@@ -236,28 +325,41 @@ func startPusher(t testing.TB) *fakePusher {
 			fail(w, r)
 			return
 		}
-		if r.Method == "GET" {
-			r.Header.Del("Origin") // Pusher takes sockets from everywhere
-			server.ServeHTTP(w, r)
-			return
-		}
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		answer := httptest.NewRecorder()
-		server.ServeHTTP(answer, r)
-		if answer.Code == 200 {
-			f.mu.Lock()
-			f.taken = append(f.taken, string(body))
-			f.mu.Unlock()
-		}
-		w.WriteHeader(answer.Code)
-		w.Write(answer.Body.Bytes())
+		f.serve(w, r)
 	}))
 	f.URL = "http://testkey:testsecret@" + strings.TrimPrefix(f.Server.URL, "http://") + "/apps/1234"
 	t.Cleanup(func() { f.Server.Close(); server.Close() })
 	return f
 }
 
+// serve answers as Pusher does.
+func (f *fakePusher) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method == "GET" {
+		r.Header.Del("Origin") // Pusher takes sockets from everywhere
+		f.server.ServeHTTP(w, r)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	f.server.ServeHTTP(answer, r)
+	if answer.Code == 200 {
+		f.mu.Lock()
+		f.taken = append(f.taken, string(body))
+		f.mu.Unlock()
+	}
+	w.WriteHeader(answer.Code)
+	w.Write(answer.Body.Bytes())
+}
+
+// count is how many events were taken.
+func (f *fakePusher) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.taken)
+}
+
+// answer has calls answered by fail until it is nil again.
 func (f *fakePusher) answer(fail http.HandlerFunc) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -271,8 +373,8 @@ func TestClickTriggersOneEvent(t *testing.T) {
 	if resp.StatusCode != 200 || text != "ok" || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("got %d %s %q", resp.StatusCode, resp.Header.Get("Content-Type"), text)
 	}
-	if len(upstream.taken) != 1 {
-		t.Fatalf("%d events were taken, want 1", len(upstream.taken))
+	if n := upstream.count(); n != 1 {
+		t.Fatalf("%d events were taken, want 1", n)
 	}
 	var got struct {
 		Name, Data string
@@ -318,31 +420,151 @@ func TestRateLimitAndCrossSite(t *testing.T) {
 	}
 }
 
+// tally counts the answers to clicks.
+type tally struct {
+	mu      sync.Mutex
+	answers map[string]int
+}
+
+// oneShot makes a connection for each request, so that none is left over.
+var oneShot = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// click posts a click, and counts its answer, or that none came.
+func (c *tally) click(url string) {
+	answer := "none"
+	if resp, err := oneShot.Post(url+"/pusher", "", nil); err == nil {
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		answer = fmt.Sprint(resp.StatusCode, " ", string(text))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answers == nil {
+		c.answers = map[string]int{}
+	}
+	c.answers[answer]++
+}
+
+// count is how many answers had a text in them.
+func (c *tally) count(text string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for answer, times := range c.answers {
+		if strings.Contains(answer, text) {
+			n += times
+		}
+	}
+	return n
+}
+
 // 300 clicks at once: each is answered, and each ok is one event.
 func TestManyClicksAtOnce(t *testing.T) {
 	upstream := startPusher(t)
 	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL, "RATE_LIMIT": "0"})
 	var clicks sync.WaitGroup
-	var mu sync.Mutex
-	answers := map[string]int{}
+	var got tally
 	for range 300 {
-		clicks.Go(func() {
-			resp, err := http.Post(app.URL+"/pusher", "", nil)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer resp.Body.Close()
-			text, _ := io.ReadAll(resp.Body)
-			mu.Lock()
-			answers[fmt.Sprint(resp.StatusCode, " ", string(text))]++
-			mu.Unlock()
-		})
+		clicks.Go(func() { got.click(app.URL) })
 	}
 	clicks.Wait()
-	busy := answers["503 Too many clicks are on their way at once. Wait a second, then click again.\n"]
-	if answers["200 ok"] == 0 || answers["200 ok"]+busy != 300 || len(upstream.taken) != answers["200 ok"] {
-		t.Errorf("%d events for these answers: %v", len(upstream.taken), answers)
+	ok, busy := got.count("200 ok"), got.count("503 Too many clicks are on their way at once. Wait a second, then click again.")
+	if ok == 0 || ok+busy != 300 || upstream.count() != ok {
+		t.Errorf("%d events for these answers: %v", upstream.count(), got.answers)
+	}
+}
+
+// The upstream restarts under clicks: each is answered, each ok is one event, and
+// what became of the others is said as far as it is known.
+func TestUpstreamRestartsUnderClicks(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		stop func(*http.Server) error
+	}{
+		{"orderly", func(s *http.Server) error { return s.Shutdown(t.Context()) }},
+		{"cut", (*http.Server).Close},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			upstream := startPusher(t)
+			app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL, "RATE_LIMIT": "0"})
+			var got tally
+			var clicks sync.WaitGroup
+			restarted := make(chan bool)
+			for range 50 {
+				clicks.Go(func() {
+					for again := 3; again > 0; {
+						got.click(app.URL)
+						select {
+						case <-restarted:
+							again--
+						default:
+						}
+					}
+				})
+			}
+			waitFor(t, "clicks", func() bool { return upstream.count() > 100 })
+			tt.stop(upstream.Config)
+			waitFor(t, "a click to fail", func() bool { return got.count("Nothing answers") > 0 })
+			listener, err := net.Listen("tcp", upstream.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			second := &http.Server{Handler: upstream.Config.Handler}
+			defer second.Close()
+			go second.Serve(listener)
+			before := got.count("200 ok")
+			close(restarted)
+			clicks.Wait()
+
+			ok, unknown := got.count("200 ok"), got.count("not known whether the event was sent")
+			failed := got.count("502 ") + got.count("503 ") + got.count("504 ")
+			if got.count("") != ok+failed {
+				t.Errorf("some clicks had no answer: %v", got.answers)
+			}
+			if taken := upstream.count(); taken < ok || taken > ok+unknown || tt.name == "orderly" && taken != ok {
+				t.Errorf("%d events for these answers: %v", taken, got.answers)
+			}
+			if ok == before {
+				t.Error("no click came through after the restart")
+			}
+		})
+	}
+}
+
+// A click whose browser is gone by its turn does not start.
+func TestClickThatNobodyWaitsFor(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	app.Config.Handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, "POST", "/pusher", nil))
+	if n := upstream.count(); n != 0 {
+		t.Errorf("%d events were triggered", n)
+	}
+}
+
+// A panic is answered and logged with its stack, and the app lives on.
+func TestPanic(t *testing.T) {
+	var log bytes.Buffer
+	a := newApp(settings.Settings{}, slog.New(slog.NewTextHandler(&log, nil)))
+	defer a.close()
+	handler, err := a.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	working := a.pusher
+	a.pusher = nil
+	if resp, text := do(t, "POST", server.URL+"/pusher"); resp.StatusCode != 500 || !strings.Contains(text, "its log says what") {
+		t.Errorf("%d %q", resp.StatusCode, text)
+	}
+	a.pusher = working
+	if resp, text := do(t, "POST", server.URL+"/pusher"); resp.StatusCode != 200 {
+		t.Errorf("the next click: %d %q", resp.StatusCode, text)
+	}
+	if !strings.Contains(log.String(), "main.go") || !strings.Contains(log.String(), "nil pointer") {
+		t.Errorf("the log: %s", log.String())
 	}
 }
 
@@ -527,6 +749,7 @@ func startProgram(t testing.TB, env ...string) *program {
 		defer close(ready)
 		serving := regexp.MustCompile(`msg=ready page=http://[^:]+(:\d+)/`)
 		for in := bufio.NewScanner(lines); in.Scan(); {
+			watchedLog{t}.Write(in.Bytes())
 			if m := serving.FindStringSubmatch(in.Text()); m != nil {
 				ready <- "http://127.0.0.1" + m[1]
 			}
@@ -554,6 +777,18 @@ func (p *program) stop() error {
 	return p.wait()
 }
 
+// waitClosed waits until the program takes no more connections.
+func (p *program) waitClosed() {
+	p.t.Helper()
+	waitFor(p.t, "new connections to be refused", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+}
+
 func (p *program) wait() error {
 	p.t.Helper()
 	select {
@@ -565,25 +800,25 @@ func (p *program) wait() error {
 	}
 }
 
-type closeCode chan int
-
-func (c closeCode) OnClose(_ *gws.Conn, err error) {
-	code := 0
-	if closing := new(gws.CloseError); errors.As(err, &closing) {
-		code = int(closing.Code)
-	}
-	c <- code
+// closing keeps the code that a socket is closed with.
+type closing struct {
+	gws.BuiltinEventHandler
+	code chan int
 }
-func (closeCode) OnOpen(*gws.Conn)                            {}
-func (closeCode) OnPing(*gws.Conn, []byte)                    {}
-func (closeCode) OnPong(*gws.Conn, []byte)                    {}
-func (closeCode) OnMessage(_ *gws.Conn, message *gws.Message) { message.Close() }
+
+func (c closing) OnClose(_ *gws.Conn, err error) {
+	code := 0
+	if closed := new(gws.CloseError); errors.As(err, &closed) {
+		code = int(closed.Code)
+	}
+	c.code <- code
+}
 
 // At SIGTERM sockets are told to come back at once, and the program ends well.
 func TestStopTellsSocketsToComeBack(t *testing.T) {
 	p := startProgram(t, "PORT="+freePort(t))
-	closed := make(closeCode, 1)
-	conn, _, err := gws.NewClient(closed, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(p.page, "http") + "/app/local?protocol=7"})
+	closed := make(chan int, 1)
+	conn, _, err := gws.NewClient(closing{code: closed}, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(p.page, "http") + "/app/local?protocol=7"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -593,6 +828,37 @@ func TestStopTellsSocketsToComeBack(t *testing.T) {
 	}
 	if code := <-closed; code != 4200 {
 		t.Errorf("the socket was closed with %d, want 4200", code)
+	}
+}
+
+// SIGTERM in the middle of 300 clicks: each has ok, an error, or no connection any
+// more, and each ok is one event.
+func TestStopUnderClicks(t *testing.T) {
+	upstream := startPusher(t)
+	release := make(chan bool)
+	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+		if upstream.count() >= 50 {
+			<-release
+		}
+		upstream.serve(w, r)
+	})
+	p := startProgram(t, "PORT="+freePort(t), "PUSHER_URL="+upstream.URL, "RATE_LIMIT=0")
+	var clicks sync.WaitGroup
+	var got tally
+	for range 300 {
+		clicks.Go(func() { got.click(p.page) })
+	}
+	waitFor(t, "some clicks to be answered", func() bool { return got.count("200 ok") >= 50 })
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	p.waitClosed()
+	close(release)
+	clicks.Wait()
+	if err := p.wait(); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+	ok := got.count("200 ok")
+	if taken := upstream.count(); taken != ok || ok+got.count("503 ")+got.count("none") != 300 {
+		t.Errorf("%d events for these answers: %v", taken, got.answers)
 	}
 }
 
@@ -629,13 +895,7 @@ func TestStopFinishesRunningClicks(t *testing.T) {
 			}()
 			<-arrived
 			p.cmd.Process.Signal(syscall.SIGTERM)
-			waitFor(t, "new connections to be refused", func() bool {
-				conn, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
-				if err == nil {
-					conn.Close()
-				}
-				return err != nil
-			})
+			p.waitClosed()
 			if twice {
 				if err := p.stop(); err == nil {
 					t.Error("the program ended as if all was finished")
@@ -651,6 +911,120 @@ func TestStopFinishesRunningClicks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Sockets come and go, clicks are made and nonsense is sent, for as long as SOAK
+// says: one that listens all the while hears every ok, and at the end nothing is left.
+func TestSoak(t *testing.T) {
+	length := time.Second
+	if given := os.Getenv("SOAK"); given != "" {
+		var err error
+		if length, err = time.ParseDuration(given); err != nil {
+			t.Fatal(err)
+		}
+	}
+	app := startApp(t, map[string]string{"RATE_LIMIT": "0"})
+	socket := "ws" + strings.TrimPrefix(app.URL, "http") + "/app/local?protocol=7"
+	subscribe := func(listener gws.Event) *gws.Conn {
+		conn, _, err := gws.NewClient(listener, &gws.ClientOption{Addr: socket})
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		go conn.ReadLoop()
+		conn.WriteString(`{"event":"pusher:subscribe","data":{"channel":"channel1"}}`)
+		return conn
+	}
+	steady := make(chan string, 100_000)
+	listener := subscribe(hearing{messages: steady})
+	waitFor(t, "a subscription", func() bool { return len(steady) == 2 })
+	before := inUse()
+
+	end := time.Now().Add(length)
+	var working sync.WaitGroup
+	var clicks tally
+	var sockets, messages atomic.Int64
+	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"channel1","data":{}}`, strings.Repeat("x", 50_000)}
+	for i := range 200 {
+		working.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(i)))
+			for time.Now().Before(end) {
+				conn := subscribe(gws.BuiltinEventHandler{})
+				if conn == nil {
+					return
+				}
+				sockets.Add(1)
+				for range random.IntN(20) {
+					conn.WriteString(nonsense[random.IntN(len(nonsense))])
+					messages.Add(1)
+					time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
+				}
+				switch random.IntN(4) { // ways to go
+				case 0:
+					conn.WriteClose(1000, nil)
+				case 1:
+					conn.WriteMessage(gws.OpcodeBinary, []byte("x"))
+				case 2:
+					conn.NetConn().Write([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
+				}
+				conn.NetConn().Close()
+			}
+		})
+	}
+	for range 4 {
+		working.Go(func() {
+			for time.Now().Before(end) {
+				clicks.click(app.URL)
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	working.Wait()
+	ok := clicks.count("200 ok")
+	if ok == 0 || ok != clicks.count("") {
+		t.Errorf("answers to clicks: %v", clicks.answers)
+	}
+	waitFor(t, "the listener to hear of all clicks", func() bool { return len(steady) == 2+ok })
+	for range 2 {
+		<-steady // connected, subscribed
+	}
+	for range ok {
+		if m := <-steady; !strings.Contains(m, crash) {
+			t.Errorf("the listener heard %s", m)
+		}
+	}
+	var after resources
+	waitFor(t, "goroutines to end and memory to be freed", func() bool {
+		after = inUse()
+		return after.goroutines <= before.goroutines && after.heap < before.heap+2<<20
+	})
+	t.Logf("%v: %d sockets, %d messages of nonsense, %d clicks; before %v, after %v", length, sockets.Load(), messages.Load(), ok, before, after)
+	listener.NetConn().Close()
+}
+
+// hearing keeps what a socket hears.
+type hearing struct {
+	gws.BuiltinEventHandler
+	messages chan string
+}
+
+func (h hearing) OnMessage(_ *gws.Conn, message *gws.Message) {
+	h.messages <- message.Data.String()
+	message.Close()
+}
+
+// resources are what a process uses.
+type resources struct{ goroutines, heap int }
+
+func (r resources) String() string {
+	return fmt.Sprintf("%d goroutines and %d KB", r.goroutines, r.heap>>10)
+}
+
+func inUse() resources {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return resources{runtime.NumGoroutine(), int(m.HeapAlloc)}
 }
 
 func waitFor(t testing.TB, what string, done func() bool) {
