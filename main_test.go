@@ -4,12 +4,21 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
-	"math/rand/v2"
+	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -947,7 +956,7 @@ func TestSoak(t *testing.T) {
 	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"channel1","data":{}}`, strings.Repeat("x", 50_000)}
 	for i := range 200 {
 		working.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(i)))
+			random := mathrand.New(mathrand.NewPCG(1, uint64(i)))
 			for time.Now().Before(end) {
 				conn := subscribe(gws.BuiltinEventHandler{})
 				if conn == nil {
@@ -1142,18 +1151,64 @@ async function refused(status, promise) {
 	}
 }
 
+// certificate is for all hosts of the tests, and signed by itself.
+var certificate = sync.OnceValues(func() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"*.pusher.com"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
+})
+
+// startTLS serves by TLS, with the tests' certificate.
+func startTLS(t testing.TB, handler http.Handler) *httptest.Server {
+	t.Helper()
+	own, err := certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(handler)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{own}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// startBrowser starts a Chromium that trusts the tests' certificate, with more flags.
+func startBrowser(flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
+	own, err := certificate()
+	if err != nil {
+		return nil, nil, err
+	}
+	pin := sha256.Sum256(own.Leaf.RawSubjectPublicKeyInfo)
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(pin[:])))
+	if os.Getuid() == 0 {
+		options = append(options, chromedp.NoSandbox) // which Chromium refuses to root
+	}
+	allocator, end := chromedp.NewExecAllocator(context.Background(), append(options, flags...)...)
+	ctx, _ = chromedp.NewContext(allocator)
+	return ctx, func() { chromedp.Cancel(ctx); end() }, chromedp.Do(ctx)
+}
+
 // The browser, started once, and what ends it.
 var (
-	closeBrowser context.CancelFunc
-	browser      = sync.OnceValues(func() (context.Context, error) {
-		options := chromedp.DefaultExecAllocatorOptions[:]
-		if os.Getuid() == 0 {
-			options = append(options, chromedp.NoSandbox) // which Chromium refuses to root
-		}
-		allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-		ctx, _ := chromedp.NewContext(allocator)
-		closeBrowser = func() { chromedp.Cancel(ctx); stop() }
-		return ctx, chromedp.Do(ctx)
+	closeBrowser func()
+	browser      = sync.OnceValues(func() (ctx context.Context, err error) {
+		ctx, closeBrowser, err = startBrowser()
+		return ctx, err
 	})
 )
 
@@ -1179,7 +1234,13 @@ func newTab(t testing.TB, answer cdn) *tab {
 	if err != nil {
 		lacking(t, "no Chromium can be started: "+err.Error())
 	}
-	ctx, cancel := chromedp.NewContext(root, chromedp.WithNewBrowserContext())
+	return newTabIn(t, root, answer)
+}
+
+func newTabIn(t testing.TB, browser context.Context, answer cdn) *tab {
+	t.Helper()
+	var err error
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
 	t.Cleanup(cancel)
 	p := &tab{t, ctx, make(chan string, 100)}
 	var library []byte
@@ -1383,5 +1444,162 @@ func TestPageSaysThatItIsRefused(t *testing.T) {
 		p := newTab(t, tt.answer)
 		p.open(app.URL, "refused", tt.client)
 		p.await("document.getElementById('status').textContent.includes('4001')")
+	}
+}
+
+// What a server closes a socket with is said in words for the person at the page.
+func TestPageSaysWhyItIsClosed(t *testing.T) {
+	upstream := startPusher(t)
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	for _, tt := range []struct {
+		code        int
+		state, text string
+	}{
+		{4004, "refused", "over its Pusher quota"},
+		{4100, "busy", "over capacity"},
+		{4123, "busy", "asked this page to wait (code 4123)"},
+		{4009, "refused", "Refused (code 4009)"},
+	} {
+		upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
+		upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Del("Origin")
+			conn, err := upgrader.Upgrade(w, r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.WriteString(fmt.Sprintf(`{"event":"pusher:error","data":{"code":%d,"message":"no"}}`, tt.code))
+			conn.WriteClose(uint16(tt.code), []byte("no"))
+		})
+		for _, answer := range []cdn{served, blocked} {
+			t.Run(fmt.Sprint(tt.code, " client ", answer), func(t *testing.T) {
+				p := newTab(t, answer)
+				p.open(app.URL, tt.state, map[cdn]string{served: "pusher-js", blocked: "stand-in"}[answer])
+				p.await(fmt.Sprintf("document.getElementById('status').textContent.includes(%q)", tt.text))
+			})
+		}
+	}
+}
+
+// Where WebSockets are blocked and nothing stands in for them, the page says so.
+func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
+	upstream := startPusher(t)
+	upstream.answer(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "Blocked by a proxy.", http.StatusForbidden)
+	})
+	app := startApp(t, map[string]string{"PUSHER_URL": upstream.URL})
+	var pages sync.WaitGroup // together: the clients take 10 s to give up
+	for answer, client := range map[cdn]string{served: "pusher-js", blocked: "stand-in"} {
+		p := newTab(t, answer)
+		pages.Go(func() {
+			p.open(app.URL, "blocked", client)
+			p.await("document.getElementById('status').textContent.includes('may be blocking WebSockets')")
+		})
+	}
+	pages.Wait()
+}
+
+// sockJS is the part of SockJS that Pusher has for browsers without WebSockets, and
+// pusher-js speaks: a stream of messages, and posts. It passes on to a WebSocket.
+func sockJS(t testing.TB, socket string) http.Handler {
+	var sessions sync.Map
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /pusher/app/{key}/{number}/{session}/xhr_streaming", func(w http.ResponseWriter, r *http.Request) {
+		heard := hearing{messages: make(chan string, 100)}
+		conn, _, err := gws.NewClient(heard, &gws.ClientOption{Addr: socket + "/app/" + r.PathValue("key") + "?protocol=7"})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.NetConn().Close()
+		go conn.ReadLoop()
+		sessions.Store(r.PathValue("session"), conn)
+		io.WriteString(w, strings.Repeat("h", 2048)+"\no\n")
+		for {
+			http.NewResponseController(w).Flush()
+			select {
+			case m := <-heard.messages:
+				quoted, _ := json.Marshal([]string{m})
+				fmt.Fprintf(w, "a%s\n", quoted)
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	mux.HandleFunc("POST /pusher/app/{key}/{number}/{session}/xhr_send", func(w http.ResponseWriter, r *http.Request) {
+		var messages []string
+		if err := json.NewDecoder(r.Body).Decode(&messages); err != nil {
+			t.Error(err)
+		}
+		conn, ok := sessions.Load(r.PathValue("session"))
+		for _, m := range messages {
+			if ok {
+				conn.(*gws.Conn).WriteString(m)
+			}
+		}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Allow-Headers", "*")
+		if r.Method != "OPTIONS" {
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// A hosted cluster, under its own name and with TLS: the page's policy lets pusher-js
+// reach it by WebSocket, and where those are blocked by its own other ways.
+func TestHostedCluster(t *testing.T) {
+	for _, webSockets := range []bool{true, false} {
+		t.Run(fmt.Sprint("WebSockets ", webSockets), func(t *testing.T) {
+			upstream := startPusher(t)
+			fallback := sockJS(t, "ws"+strings.TrimPrefix(upstream.Server.URL, "http"))
+			var hosts sync.Map // that were asked
+			cluster := startTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				hosts.Store(r.Host, true)
+				switch {
+				case strings.HasPrefix(r.Host, "sockjs-"):
+					fallback.ServeHTTP(w, r)
+				case strings.HasPrefix(r.Host, "ws-") && !webSockets:
+					http.Error(w, "Blocked by a proxy.", http.StatusForbidden)
+				default:
+					upstream.serve(w, r)
+				}
+			}))
+			address := cluster.Listener.Addr().String()
+
+			set, err := settings.Load(func(name string) string {
+				return map[string]string{"PUSHER_URL": "http://testkey:testsecret@api-eu.pusher.com/apps/1234"}[name]
+			}, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := newApp(set, slog.New(slog.DiscardHandler))
+			toCluster := cluster.Client().Transport.(*http.Transport).Clone()
+			toCluster.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, address)
+			}
+			a.pusher = newClient(set, toCluster)
+			handler, err := a.handler()
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := startTLS(t, handler)
+
+			browser, stop, err := startBrowser(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
+			if err != nil {
+				lacking(t, "no Chromium can be started: "+err.Error())
+			}
+			defer stop()
+			p := newTabIn(t, browser, served)
+			p.open(page.URL, "connected", "pusher-js")
+			p.click()
+			p.wantAlert()
+			for host, want := range map[string]bool{"api-eu.pusher.com": true, "ws-eu.pusher.com": true, "sockjs-eu.pusher.com": !webSockets} {
+				if _, asked := hosts.Load(host); asked != want {
+					t.Errorf("%s was asked: %v, want %v", host, asked, want)
+				}
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,9 +111,15 @@ func TestFailures(t *testing.T) {
 	gone.Close()
 	cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }))
 	defer cut.Close()
-	unknown := roundTripper(func(*http.Request) (*http.Response, error) {
-		return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}}
-	})
+	broken := func(err error) http.RoundTripper {
+		return roundTripper(func(*http.Request) (*http.Response, error) { return nil, &net.OpError{Op: "dial", Err: err} })
+	}
+	trusting := func(now time.Time, host string) http.RoundTripper {
+		transport := secure.Client().Transport.(*http.Transport).Clone()
+		transport.TLSClientConfig.Time = func() time.Time { return now }
+		transport.TLSClientConfig.ServerName = host
+		return transport
+	}
 	tests := []struct {
 		name      string
 		url       string
@@ -120,10 +127,14 @@ func TestFailures(t *testing.T) {
 		want      string
 	}{
 		{"refused", gone.URL, http.DefaultTransport, "Nothing answers"},
-		{"unknown host", "http://x", unknown, "could not be looked up"},
+		{"unknown host", "http://x", broken(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be looked up"},
+		{"no network", "http://x", broken(syscall.ENETUNREACH), "can't be reached from this machine's network"},
+		{"no way", "http://x", broken(syscall.EHOSTUNREACH), "can't be reached from this machine's network"},
 		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), http.DefaultTransport, "does not speak TLS"},
 		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), http.DefaultTransport, "Write https"},
 		{"unknown authority", secure.URL, http.DefaultTransport, "signed by nobody"},
+		{"certificate run out", secure.URL, trusting(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
+		{"certificate of another host", secure.URL, trusting(time.Now(), "elsewhere.test"), "for another host name"},
 		{"cut", cut.URL, http.DefaultTransport, "not known whether"},
 	}
 	for _, tt := range tests {
