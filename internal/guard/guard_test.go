@@ -84,27 +84,29 @@ func TestSameOrigin(t *testing.T) {
 }
 
 func TestAtMost(t *testing.T) {
-	inside, leave := make(chan bool), make(chan bool)
-	h := AtMost(2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		inside <- true
-		<-leave
-	}))
-	answered := make(chan int)
-	for range 2 {
+	synctest.Test(t, func(t *testing.T) { // which sees a request that waits for ever
+		inside, leave := make(chan bool), make(chan bool)
+		h := AtMost(2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inside <- true
+			<-leave
+		}))
+		answered := make(chan int)
+		for range 2 {
+			go func() { answered <- ask(h, "192.0.2.1:1").Code }()
+			<-inside
+		}
+		if w := ask(h, "192.0.2.1:1"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+			t.Errorf("one too many: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
+		}
+		leave <- true
+		<-answered // now a place is free
 		go func() { answered <- ask(h, "192.0.2.1:1").Code }()
 		<-inside
-	}
-	if w := ask(h, "192.0.2.1:1"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
-		t.Errorf("one too many: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
-	}
-	leave <- true
-	<-answered // now a place is free
-	go func() { answered <- ask(h, "192.0.2.1:1").Code }()
-	<-inside
-	close(leave)
-	if a, b := <-answered, <-answered; a != 200 || b != 200 {
-		t.Errorf("status %d and %d, want 200", a, b)
-	}
+		close(leave)
+		if a, b := <-answered, <-answered; a != 200 || b != 200 {
+			t.Errorf("status %d and %d, want 200", a, b)
+		}
+	})
 }
 
 func TestRecover(t *testing.T) {
