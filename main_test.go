@@ -411,7 +411,7 @@ func TestFailedClick(t *testing.T) {
 		t.Errorf("wrong clock: %d %s", resp.StatusCode, text)
 	}
 	upstream.Server.Close()
-	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "Nothing answers") {
+	if resp, text := do(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "Nothing answers") || !strings.HasSuffix(text, ".\n") {
 		t.Errorf("no server: %d %s", resp.StatusCode, text)
 	}
 }

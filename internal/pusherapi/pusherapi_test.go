@@ -154,6 +154,33 @@ type body struct{ ctx context.Context }
 func (b body) Read([]byte) (int, error) { <-b.ctx.Done(); return 0, b.ctx.Err() }
 func (b body) Close() error             { return nil }
 
+// spaces is a body that begins well and never ends.
+type spaces struct{ read int }
+
+func (s *spaces) Read(b []byte) (int, error) {
+	n := copy(b, strings.Repeat(" ", len(b)))
+	if s.read == 0 {
+		n = copy(b, "{}")
+	}
+	s.read += n
+	if s.read > 1<<20 {
+		return n, io.ErrUnexpectedEOF // far too late
+	}
+	return n, nil
+}
+func (*spaces) Close() error { return nil }
+
+func TestEndlessAnswer(t *testing.T) {
+	answer := &spaces{}
+	err := client("http://x", roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: answer}, nil
+	})).Trigger("c", "e", "d")
+	wantExplained(t, err, 502, "not the HTTP API")
+	if answer.read > 128<<10 {
+		t.Errorf("%d bytes were read", answer.read)
+	}
+}
+
 // A call ends in time, whether nothing answers or the answer never ends.
 func TestTimeout(t *testing.T) {
 	for name, answer := range map[string]roundTripper{
