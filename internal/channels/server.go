@@ -87,7 +87,7 @@ type Server struct {
 	closed   bool
 	lastID   uint64
 	sockets  map[*socket]struct{}
-	channels map[string]map[*socket]struct{}
+	channels map[string][]*socket // subscribers, in the order they came: memory is read in order too
 }
 
 // New returns a running server for app. Connections, subscriptions and events
@@ -100,7 +100,7 @@ func New(app App, log *slog.Logger) *Server {
 		mux:      http.NewServeMux(),
 		stop:     stop,
 		sockets:  make(map[*socket]struct{}),
-		channels: make(map[string]map[*socket]struct{}),
+		channels: make(map[string][]*socket),
 	}
 	s.upgrader = gws.NewUpgrader(events{}, &gws.ServerOption{
 		ReadMaxPayloadSize: maxMessage,
@@ -220,10 +220,9 @@ func (s *Server) admit(k *socket, key, protocol string) (code int, text string) 
 func (s *Server) remove(k *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, name := range k.channels {
-		s.leave(k, name)
+	for len(k.channels) > 0 {
+		s.leave(k, len(k.channels)-1)
 	}
-	k.channels = nil
 	delete(s.sockets, k)
 }
 
@@ -233,16 +232,13 @@ func (s *Server) subscribe(k *socket, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case slices.Contains(k.channels, name):
+	case k.subscription(name) >= 0:
 		return "Existing subscription to channel " + name
 	case len(k.channels) >= maxChannelsPerSocket:
 		return fmt.Sprintf("One connection may subscribe to %d channels at most. Unsubscribe from some first.", maxChannelsPerSocket)
 	}
-	if s.channels[name] == nil {
-		s.channels[name] = make(map[*socket]struct{})
-	}
-	s.channels[name][k] = struct{}{}
-	k.channels = append(k.channels, name)
+	k.channels = append(k.channels, subscription{name, len(s.channels[name])})
+	s.channels[name] = append(s.channels[name], k)
 	// Under the lock, so that no event of the channel gets ahead of it.
 	k.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: name, Data: jsonString("{}")}))
 	return ""
@@ -251,17 +247,25 @@ func (s *Server) subscribe(k *socket, name string) string {
 func (s *Server) unsubscribe(k *socket, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.Index(k.channels, name); i >= 0 {
-		k.channels = slices.Delete(k.channels, i, i+1)
-		s.leave(k, name)
+	if i := k.subscription(name); i >= 0 {
+		s.leave(k, i)
 	}
 }
 
-// leave is called with s.mu held.
-func (s *Server) leave(k *socket, name string) {
-	delete(s.channels[name], k)
-	if len(s.channels[name]) == 0 {
-		delete(s.channels, name)
+// leave ends k's i-th subscription. It is called with s.mu held.
+func (s *Server) leave(k *socket, i int) {
+	left := k.channels[i]
+	k.channels = slices.Delete(k.channels, i, i+1)
+	// The last subscriber takes the place, so that the others keep theirs.
+	subscribers := s.channels[left.channel]
+	end := len(subscribers) - 1
+	if last := subscribers[end]; last != k {
+		subscribers[left.place] = last
+		last.channels[last.subscription(left.channel)].place = left.place
+	}
+	subscribers[end] = nil
+	if s.channels[left.channel] = subscribers[:end]; end == 0 {
+		delete(s.channels, left.channel)
 	}
 }
 
@@ -277,7 +281,7 @@ func (s *Server) publish(events []event) {
 				continue
 			}
 			frame := jsonFrame(outgoing{Event: e.Name, Channel: name, Data: jsonString(*e.Data)})
-			for k := range subscribers {
+			for _, k := range subscribers {
 				if k.id != e.SocketID {
 					k.send(frame)
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,9 @@ type socket struct {
 	server             *Server
 	conn               *gws.Conn
 	id                 string
-	channels           []string     // guarded by server.mu
-	heard              atomic.Int64 // when the client was last heard, in Unix nanoseconds
-	messages           atomic.Int32 // from the client since the last sweep
+	channels           []subscription // guarded by server.mu
+	heard              atomic.Int64   // when the client was last heard, in Unix nanoseconds
+	messages           atomic.Int32   // from the client since the last sweep
 
 	mu           sync.Mutex
 	waiting      net.Buffers // whole frames, in order
@@ -30,6 +31,18 @@ type socket struct {
 	writing      bool
 	writingSince time.Time // zero while no write is under way
 	closing      bool      // nothing more is to be sent
+}
+
+// subscription is a place among a channel's subscribers.
+type subscription struct {
+	channel string
+	place   int
+}
+
+// subscription is the index in k.channels of a channel, or -1. It is called with
+// server.mu held.
+func (k *socket) subscription(channel string) int {
+	return slices.IndexFunc(k.channels, func(s subscription) bool { return s.channel == channel })
 }
 
 // send queues a frame and returns at once. A client that lets too much wait is
@@ -72,7 +85,13 @@ func (k *socket) write() {
 		if len(frames) == 0 {
 			return
 		}
-		if _, err := frames.WriteTo(k.conn.NetConn()); err != nil {
+		var err error
+		if len(frames) == 1 { // as it mostly is, and write is cheaper than writev
+			_, err = k.conn.NetConn().Write(frames[0])
+		} else {
+			_, err = frames.WriteTo(k.conn.NetConn())
+		}
+		if err != nil {
 			k.conn.NetConn().Close() // and so ends the reading
 			return
 		}
