@@ -142,18 +142,22 @@ func (k *socket) read() {
 	defer k.server.reading.Done()
 	defer k.server.remove(k)
 	defer func() {
-		// gws panics at a frame that claims 2⁶³ bytes or more: the end of this
-		// connection, not of the server.
-		if v := recover(); v != nil {
-			k.server.log.Error("panic while reading a WebSocket", "panic", v, "stack", string(debug.Stack()))
-		}
 		k.mu.Lock()
 		k.closing = true
 		k.mu.Unlock()
 		k.conn.NetConn().Close()
 		k.server.log.Debug("disconnected", "socket", k.id)
 	}()
+	defer k.recover() // gws panics at a frame that claims 2⁶³ bytes or more
 	k.conn.ReadLoop()
+}
+
+// recover, deferred, makes a panic the end of this connection, not of the server.
+func (k *socket) recover() {
+	if v := recover(); v != nil {
+		k.server.log.Error("panic while reading a WebSocket", "panic", v, "stack", string(debug.Stack()))
+		k.conn.NetConn().Close()
+	}
 }
 
 // events is what gws calls as a socket's frames come in.
@@ -171,7 +175,15 @@ func (events) OnPong(conn *gws.Conn, _ []byte) { conn.Session().(*socket).hear()
 func (events) OnMessage(conn *gws.Conn, m *gws.Message) {
 	defer m.Close()
 	if k := conn.Session().(*socket); k.hear() {
-		k.handle(m)
+		// On a stack of its own: decoding JSON takes one of 8 KB, which the reading
+		// goroutine would keep as long as the connection lasts.
+		handled := make(chan struct{})
+		go func() {
+			defer close(handled)
+			defer k.recover()
+			k.handle(m)
+		}()
+		<-handled
 	}
 }
 
