@@ -1603,3 +1603,41 @@ func TestHostedCluster(t *testing.T) {
 		})
 	}
 }
+
+// benchmark asks as many times as it takes, over several connections.
+func benchmark(b *testing.B, method, url string) {
+	b.ReportAllocs()
+	b.SetParallelism(8)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r, err := http.NewRequest(method, url, nil)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			resp, err := client.Do(r)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				b.Error(resp.Status)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkIndex is the page, asked for and answered, client included.
+func BenchmarkIndex(b *testing.B) {
+	benchmark(b, "GET", startApp(b, nil).URL)
+}
+
+// BenchmarkPush is a click, all the way to a Channels server by HTTP and back.
+func BenchmarkPush(b *testing.B) {
+	upstream := startPusher(b)
+	benchmark(b, "POST", startApp(b, map[string]string{"PUSHER_URL": upstream.URL, "RATE_LIMIT": "0"}).URL+"/pusher")
+}

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -713,4 +714,48 @@ func TestClose(t *testing.T) {
 		t.Errorf("a new connection gets %d, want 503", status)
 	}
 	embedded.Close() // once more does no harm
+}
+
+// counter counts what a subscriber hears, for all subscribers together.
+type counter struct {
+	gws.BuiltinEventHandler
+	heard *atomic.Int64
+	want  *atomic.Int64
+	all   chan bool
+}
+
+func (c counter) OnMessage(_ *gws.Conn, m *gws.Message) {
+	m.Close()
+	if c.heard.Add(1) == c.want.Load() {
+		c.all <- true
+	}
+}
+
+// BenchmarkFanout is one event on its way from the trigger to the last of its subscribers.
+func BenchmarkFanout(b *testing.B) {
+	for _, n := range []int{1, 100, 1000, 5000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			server, client := start(b)
+			c := counter{heard: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
+			c.want.Store(2 * int64(n)) // connected, subscribed
+			for range n {
+				conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(server.URL, "http") + path})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() { conn.NetConn().Close() })
+				go conn.ReadLoop()
+				conn.WriteString(`{"event":"pusher:subscribe","data":{"channel":"c"}}`)
+			}
+			<-c.all
+			for b.Loop() {
+				c.want.Store(c.heard.Load() + int64(n))
+				if err := client.Trigger("c", "event", "data"); err != nil {
+					b.Fatal(err)
+				}
+				<-c.all
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delivery")
+		})
+	}
 }

@@ -26,19 +26,19 @@ func Headers(scripts, connect []string, next http.Handler) http.Handler {
 		"frame-ancestors 'none'",
 		"base-uri 'none'",
 	}, "; ")
-	// Values made once and shared: setting a header then allocates nothing.
-	fixed := map[string][]string{
-		"Content-Security-Policy": {policy},
-		"Permissions-Policy":      {"camera=(), geolocation=(), microphone=(), payment=(), usb=()"},
-		"Referrer-Policy":         {"no-referrer"},
-		"X-Content-Type-Options":  {"nosniff"},
-	}
-	strict := []string{"max-age=31536000"}
+	var ( // made once and shared: setting a header then allocates nothing
+		security    = []string{policy}
+		permissions = []string{"camera=(), geolocation=(), microphone=(), payment=(), usb=()"}
+		noReferrer  = []string{"no-referrer"}
+		noSniff     = []string{"nosniff"}
+		strict      = []string{"max-age=31536000"}
+	)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		for name, value := range fixed {
-			h[name] = value
-		}
+		h["Content-Security-Policy"] = security
+		h["Permissions-Policy"] = permissions
+		h["Referrer-Policy"] = noReferrer
+		h["X-Content-Type-Options"] = noSniff
 		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 			h["Strict-Transport-Security"] = strict
 		}

@@ -38,7 +38,7 @@ func (e *Refusal) Error() string { return fmt.Sprintf("the API answered with sta
 // errTooLong is an answer that no API gives.
 var errTooLong = errors.New("the answer is too long")
 
-// Transport makes each call through next end within Timeout, answer read, and
+// Transport makes each call through next end within Timeout, answer and all, and
 // turns a status other than 2xx into a *Refusal, which reaches the caller of
 // pusher-http-go whole. Without it pusher-http-go waits and reads without bound
 // and gives refusals as text.
@@ -48,25 +48,42 @@ type transport struct{ next http.RoundTripper }
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), Timeout)
-	defer cancel()
 	resp, err := t.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
+	resp.Body = &answer{resp.Body, maxAnswer, cancel}
+	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
+		return resp, nil
+	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, err
 	}
-	if len(body) > maxAnswer {
-		return nil, errTooLong
+	date, _ := http.ParseTime(resp.Header.Get("Date"))
+	return nil, &Refusal{Status: resp.StatusCode, Body: string(body), Date: date}
+}
+
+// answer is the body of an answer, up to a length, and until its call's time is over.
+type answer struct {
+	body   io.ReadCloser
+	left   int // bytes that may still come
+	cancel context.CancelFunc
+}
+
+func (a *answer) Read(b []byte) (int, error) {
+	n, err := a.body.Read(b)
+	if a.left -= n; a.left < 0 {
+		return 0, errTooLong
 	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		date, _ := http.ParseTime(resp.Header.Get("Date"))
-		return nil, &Refusal{Status: resp.StatusCode, Body: string(body), Date: date}
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, nil
+	return n, err
+}
+
+func (a *answer) Close() error {
+	a.cancel()
+	return a.body.Close()
 }
 
 // InProcess hands requests to a handler of this process, so that an embedded
