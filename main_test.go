@@ -1604,40 +1604,67 @@ func TestHostedCluster(t *testing.T) {
 	}
 }
 
-// benchmark asks as many times as it takes, over several connections.
-func benchmark(b *testing.B, method, url string) {
-	b.ReportAllocs()
-	b.SetParallelism(8)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			r, err := http.NewRequest(method, url, nil)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			resp, err := client.Do(r)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-			if resp.StatusCode != 200 {
-				b.Error(resp.Status)
-				return
-			}
-		}
-	})
+// benchmark asks the app, and then a server that does the least for the same answer,
+// over several connections. What one has over the other is the app's own cost; both
+// include the client.
+func benchmark(b *testing.B, method, app string, least http.HandlerFunc) {
+	floor := httptest.NewServer(least)
+	b.Cleanup(floor.Close)
+	for _, tt := range []struct{ name, url string }{{"app", app}, {"floor", floor.URL}} {
+		b.Run(tt.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(8)
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					r, err := http.NewRequest(method, tt.url, nil)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					resp, err := client.Do(r)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					if resp.StatusCode != 200 {
+						b.Error(resp.Status)
+						return
+					}
+				}
+			})
+		})
+	}
 }
 
-// BenchmarkIndex is the page, asked for and answered, client included.
+// BenchmarkIndex is the page, asked for and answered; the floor writes as many bytes.
 func BenchmarkIndex(b *testing.B) {
-	benchmark(b, "GET", startApp(b, nil).URL)
+	app := startApp(b, nil).URL
+	_, text := do(b, "GET", app)
+	page := []byte(text)
+	benchmark(b, "GET", app, func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
 }
 
-// BenchmarkPush is a click, all the way to a Channels server by HTTP and back.
+// BenchmarkPush is a click, all the way to an API that answers at once, and back; the
+// floor's call is neither signed nor checked nor bounded.
 func BenchmarkPush(b *testing.B) {
-	upstream := startPusher(b)
-	benchmark(b, "POST", startApp(b, map[string]string{"PUSHER_URL": upstream.URL, "RATE_LIMIT": "0"}).URL+"/pusher")
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, "{}")
+	}))
+	b.Cleanup(api.Close)
+	app := startApp(b, map[string]string{"PUSHER_URL": "http://k:s@" + strings.TrimPrefix(api.URL, "http://") + "/apps/1", "RATE_LIMIT": "0"})
+	client := &http.Client{Transport: network()}
+	benchmark(b, "POST", app.URL+"/pusher", func(w http.ResponseWriter, r *http.Request) {
+		resp, err := client.Post(api.URL, "application/json", strings.NewReader(`{"name":"event1","channels":["channel1"],"data":"{}"}`))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		io.WriteString(w, "ok")
+	})
 }

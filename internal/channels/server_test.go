@@ -731,31 +731,76 @@ func (c counter) OnMessage(_ *gws.Conn, m *gws.Message) {
 	}
 }
 
-// BenchmarkFanout is one event on its way from the trigger to the last of its subscribers.
+// loop is the least that can do a fan-out: it writes a ready-made frame to one
+// connection after the other.
+type loop struct {
+	upgrader *gws.Upgrader
+	mu       sync.Mutex
+	conns    []net.Conn
+}
+
+func (l *loop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	conn, err := l.upgrader.Upgrade(w, r)
+	if err != nil {
+		return
+	}
+	go conn.ReadLoop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, conn.NetConn())
+	l.conns[len(l.conns)-1].Write([]byte("\x81\x02{}\x81\x02{}")) // connected, subscribed
+}
+
+func (l *loop) trigger() error {
+	text := `{"event":"event","channel":"c","data":"data"}`
+	frame := append([]byte{0x81, byte(len(text))}, text...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, conn := range l.conns {
+		if _, err := conn.Write(frame); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BenchmarkFanout is one event on its way from the trigger to the last of its
+// subscribers; the floor writes to one after the other, and neither signs nor checks.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{1, 100, 1000, 5000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			server, client := start(b)
-			c := counter{heard: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
-			c.want.Store(2 * int64(n)) // connected, subscribed
-			for range n {
-				conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(server.URL, "http") + path})
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.Cleanup(func() { conn.NetConn().Close() })
-				go conn.ReadLoop()
-				conn.WriteString(`{"event":"pusher:subscribe","data":{"channel":"c"}}`)
-			}
-			<-c.all
-			for b.Loop() {
-				c.want.Store(c.heard.Load() + int64(n))
-				if err := client.Trigger("c", "event", "data"); err != nil {
-					b.Fatal(err)
-				}
-				<-c.all
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delivery")
+		server, client := start(b)
+		b.Run(fmt.Sprint(n, "/app"), func(b *testing.B) {
+			benchmarkFanout(b, server, n, func() error { return client.Trigger("c", "event", "data") })
+		})
+		least := &loop{upgrader: gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)}
+		floor := httptest.NewServer(least)
+		b.Cleanup(floor.Close)
+		b.Run(fmt.Sprint(n, "/floor"), func(b *testing.B) {
+			least.conns = nil
+			benchmarkFanout(b, floor, n, least.trigger)
 		})
 	}
+}
+
+func benchmarkFanout(b *testing.B, server *httptest.Server, n int, trigger func() error) {
+	c := counter{heard: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
+	c.want.Store(2 * int64(n)) // connected, subscribed
+	for range n {
+		conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(server.URL, "http") + path})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.NetConn().Close()
+		go conn.ReadLoop()
+		conn.WriteString(`{"event":"pusher:subscribe","data":{"channel":"c"}}`)
+	}
+	<-c.all
+	for b.Loop() {
+		c.want.Store(c.heard.Load() + int64(n))
+		if err := trigger(); err != nil {
+			b.Fatal(err)
+		}
+		<-c.all
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delivery")
 }
