@@ -37,6 +37,7 @@ import (
 	"pusher-sample/internal/channels"
 	"pusher-sample/internal/settings"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/fetch"
 	cdnetwork "github.com/chromedp/cdproto/network"
 	cdpage "github.com/chromedp/cdproto/page"
@@ -1051,7 +1052,7 @@ var npm = sync.OnceValues(func() (string, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir, "pusher@5.3.4", "pusher-js@8.6.0")
+	cmd := exec.Command("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir, "pusher@5.3.4", "pusher-js@8.6.0", "axe-core@4.14.1")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("npm install: %w: %s", err, out)
@@ -1600,6 +1601,151 @@ func TestHostedCluster(t *testing.T) {
 					t.Errorf("%s was asked: %v, want %v", host, asked, want)
 				}
 			}
+		})
+	}
+}
+
+// Two instances with one PUSHER_URL: a click on either alerts the pages of both.
+func TestTwoInstances(t *testing.T) {
+	upstream := startPusher(t)
+	var pages []*tab
+	for range 2 {
+		instance := startProgram(t, "PORT="+freePort(t), "PUSHER_URL="+upstream.URL)
+		p := newTab(t, served)
+		p.open(instance.page, "connected", "pusher-js")
+		pages = append(pages, p)
+	}
+	for _, clicked := range pages {
+		clicked.click()
+		for _, p := range pages {
+			p.wantAlert()
+		}
+	}
+}
+
+// The embedded server of one instance is the Channels server of another. A proxy gives
+// both one address, as pages may connect to their own only.
+func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
+	first := newApp(settings.Settings{}, slog.New(slog.DiscardHandler))
+	t.Cleanup(first.close)
+	handler, err := first.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second *httptest.Server
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/app") {
+			handler.ServeHTTP(w, r)
+		} else {
+			second.Config.Handler.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(proxy.Close)
+	second = startApp(t, map[string]string{"PUSHER_URL": strings.Replace(proxy.URL, "//", "//local:"+first.settings.Secret+"@", 1) + "/apps/1"})
+	one, two := newTab(t, served), newTab(t, served)
+	one.open(proxy.URL, "connected", "pusher-js")
+	two.open(proxy.URL, "connected", "pusher-js")
+	one.click()
+	one.wantAlert()
+	two.wantAlert()
+}
+
+// The Procfile, under a process manager: the port, the add-on's variables of old, the end.
+func TestProcfile(t *testing.T) {
+	foreman, err := exec.LookPath("foreman")
+	if err != nil {
+		lacking(t, "foreman is not installed: "+err.Error())
+	}
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	procfile, err := os.ReadFile("Procfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "Procfile"), procfile, 0o644),
+		os.Mkdir(filepath.Join(dir, "bin"), 0o755),
+		os.Symlink(binary, filepath.Join(dir, "bin", "pusher-sample")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	var out bytes.Buffer
+	cmd := exec.Command(foreman, "start", "-p", port)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &out
+	cmd.Env = append(os.Environ(), "DYNO=web.1",
+		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",
+		"PUSHER_SOCKET_URL=ws://ws.pusherapp.com:80/app/testkey")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	waitFor(t, "the page", func() bool {
+		resp, err := http.Get("http://127.0.0.1:" + port + "/healthz")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	})
+	resp, page := do(t, "GET", "http://127.0.0.1:"+port, "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
+	if want := `data-key="testkey" data-cluster="mt1" data-socket=""`; !strings.Contains(page, want) || resp.Header.Get("Strict-Transport-Security") == "" {
+		t.Errorf("%v\n%s", resp.Header, page)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	if log := out.String(); !strings.Contains(log, "exited with code 0") || strings.Contains(log, "testsecret") {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+// The keyboard alone is enough to click.
+func TestKeyboard(t *testing.T) {
+	p := newTab(t, blocked)
+	p.open(startApp(t, nil).URL, "connected", "stand-in")
+	p.do(chromedp.KeyEvent("\t"))
+	for _, key := range []string{"\r", " "} {
+		p.await("document.activeElement.id === 'push' && document.activeElement.matches(':focus-visible')")
+		p.do(chromedp.KeyEvent(key))
+		p.wantAlert()
+	}
+}
+
+// The rules of axe-core, in both color schemes, in each state that looks different.
+func TestAccessibility(t *testing.T) {
+	library, err := os.ReadFile(filepath.Join(npmFolder(t), "node_modules/axe-core/axe.min.js"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := startPusher(t)
+	working := startApp(t, map[string]string{"DYNO": "web.1"})
+	refused := startApp(t, map[string]string{"PUSHER_URL": strings.Replace(upstream.URL, "testkey", "otherkey", 1)})
+	for _, scheme := range []string{"light", "dark"} {
+		t.Run(scheme, func(t *testing.T) {
+			p := newTab(t, blocked)
+			if _, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}); err != nil {
+				t.Fatal(err)
+			}
+			check := func() {
+				t.Helper()
+				p.do(chromedp.Evaluate[chromedp.Void](string(library) + "; undefined"))
+				p.do(chromedp.Evaluate[chromedp.Void]("axe.run().then((r) => { window.axeResult = r }); undefined"))
+				p.await("!!window.axeResult")
+				found, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`axeResult.passes.length < 10 ? 'little was checked' :
+					axeResult.violations.map((v) => v.id + ': ' + v.nodes.map((n) => n.html + ' ' + n.failureSummary).join('\n')).join('\n')`))
+				if err != nil || found != "" {
+					t.Errorf("%v %s", err, found)
+				}
+			}
+			p.open(working.URL, "connected", "stand-in")
+			check()
+			p.open(refused.URL, "refused", "stand-in")
+			p.click() // which fails
+			p.await("document.getElementById('problem').textContent !== ''")
+			check()
 		})
 	}
 }
