@@ -82,16 +82,27 @@ func startApp(t testing.TB, env map[string]string) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newApp(set, slog.New(slog.NewTextHandler(watchedLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	a := newTestApp(t, set, watchedLog{t})
 	a.onHeroku = env["DYNO"] != ""
+	server := httptest.NewServer(handlerOf(t, a))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// newTestApp is the app, logging all to log.
+func newTestApp(t testing.TB, set settings.Settings, log io.Writer) *app {
+	a := newApp(set, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	t.Cleanup(a.close)
+	return a
+}
+
+func handlerOf(t testing.TB, a *app) http.Handler {
+	t.Helper()
 	handler, err := a.handler()
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server
+	return handler
 }
 
 // watchedLog looks for what no log line may hold.
@@ -556,13 +567,8 @@ func TestClickThatNobodyWaitsFor(t *testing.T) {
 // A panic is answered and logged with its stack, and the app lives on.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
-	a := newApp(settings.Settings{}, slog.New(slog.NewTextHandler(&log, nil)))
-	defer a.close()
-	handler, err := a.handler()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(handler)
+	a := newTestApp(t, settings.Settings{}, &log)
+	server := httptest.NewServer(handlerOf(t, a))
 	defer server.Close()
 	working := a.pusher
 	a.pusher = nil
@@ -672,13 +678,9 @@ func TestDebug(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	a := newApp(settings.Settings{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	a := newTestApp(t, settings.Settings{}, &log)
 	a.debug = true
-	defer a.close()
-	handler, err := a.handler()
-	if err != nil {
-		t.Fatal(err)
-	}
+	handler := handlerOf(t, a)
 	ask := func(method, path string) (int, string) {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
@@ -1072,14 +1074,8 @@ func npmFolder(t testing.TB) string {
 // Pusher's own clients for Node: one triggers by HTTP, the other hears.
 func TestNodeClients(t *testing.T) {
 	dir := npmFolder(t)
-	set := settings.Settings{Addr: "127.0.0.1:0"}
-	a := newApp(set, slog.New(slog.DiscardHandler))
-	t.Cleanup(a.close)
-	handler, err := a.handler()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(handler)
+	a := newTestApp(t, settings.Settings{}, io.Discard)
+	server := httptest.NewServer(handlerOf(t, a))
 	t.Cleanup(server.Close)
 	script := `
 const assert = require('node:assert');
@@ -1575,17 +1571,13 @@ func TestHostedCluster(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := newApp(set, slog.New(slog.DiscardHandler))
+			a := newTestApp(t, set, watchedLog{t})
 			toCluster := cluster.Client().Transport.(*http.Transport).Clone()
 			toCluster.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, network, address)
 			}
 			a.pusher = newClient(set, toCluster)
-			handler, err := a.handler()
-			if err != nil {
-				t.Fatal(err)
-			}
-			page := startTLS(t, handler)
+			page := startTLS(t, handlerOf(t, a))
 
 			browser, stop, err := startBrowser(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
 			if err != nil {
@@ -1626,12 +1618,8 @@ func TestTwoInstances(t *testing.T) {
 // The embedded server of one instance is the Channels server of another. A proxy gives
 // both one address, as pages may connect to their own only.
 func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
-	first := newApp(settings.Settings{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(first.close)
-	handler, err := first.handler()
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := newTestApp(t, settings.Settings{}, io.Discard)
+	handler := handlerOf(t, first)
 	var second *httptest.Server
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/app") {
