@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -233,6 +234,46 @@ func TestUnsubscribe(t *testing.T) {
 	s.send(`{"event":"pusher:subscribe","data":{"channel":"one"}}`)
 	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
 		t.Fatalf("subscribing again: %+v", m)
+	}
+}
+
+// Subscribers come and go in any order, and exactly those who are there hear.
+func TestComingAndGoing(t *testing.T) {
+	server, client := start(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	names := []string{"a", "b"}
+	subscribers := make([]*subscriber, 6)
+	there := make([]map[string]bool, len(subscribers))
+	for i := range subscribers {
+		subscribers[i], there[i] = connect(t, server), map[string]bool{}
+	}
+	for range 200 {
+		i, name := random.IntN(len(subscribers)), names[random.IntN(len(names))]
+		switch s := subscribers[i]; {
+		case !there[i][name]:
+			s.send(`{"event":"pusher:subscribe","data":{"channel":"` + name + `"}}`)
+			s.next()
+			there[i][name] = true
+		case random.IntN(4) == 0: // goes altogether
+			s.conn.WriteClose(1000, nil)
+			s.closeCode()
+			subscribers[i], there[i] = connect(t, server), map[string]bool{}
+		default:
+			s.send(`{"event":"pusher:unsubscribe","data":{"channel":"` + name + `"}}`)
+			s.silent() // now the server has read it
+			delete(there[i], name)
+		}
+		if err := client.TriggerMulti(names, "hit", "x"); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range subscribers {
+			for _, name := range names {
+				if there[i][name] {
+					wantEvent(t, s.next(), name, "hit", "x")
+				}
+			}
+			s.silent()
+		}
 	}
 }
 
