@@ -115,8 +115,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	a.debug = *debugging
 	a.onHeroku = getenv("DYNO") != ""
 	if a.channels == nil && getenv("GOGC") == "" {
-		// The heap is a few MB then. To let it grow by 16 before it is collected
-		// makes a quarter more answers of each second.
+		// Without the embedded server the heap is a few MB. Letting it grow by 16 MB
+		// before it is collected makes a quarter more pages and a tenth more clicks
+		// a second.
 		debug.SetGCPercent(400)
 	}
 	return a.serve(ctx, stdout)
