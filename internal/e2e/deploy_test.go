@@ -60,9 +60,10 @@ func TestHostedCluster(t *testing.T) {
 			}
 			page := pushertest.NewTLSServer(t, httputil.NewSingleHostReverseProxy(target))
 
-			browser, stop, err := startBrowser(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
+			requirePage(t)
+			browser, stop, err := launch(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
 			if err != nil {
-				missing(t, "Chromium does not start: "+err.Error())
+				t.Fatal(err)
 			}
 			defer stop()
 			p := newTabIn(t, browser, served)
@@ -127,9 +128,9 @@ func TestTwoInstances(t *testing.T) {
 // The Procfile, under a process manager: the port, the variables that old add-ons set,
 // and SIGTERM.
 func TestProcfile(t *testing.T) {
-	foreman, err := exec.LookPath("foreman")
+	path, err := exec.LookPath("foreman")
 	if err != nil {
-		missing(t, "foreman is not installed: "+err.Error())
+		skip(t, foreman, err)
 	}
 	binary, err := buildProgram()
 	if err != nil {
@@ -147,7 +148,7 @@ func TestProcfile(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(foreman, "start", "-p", "0")
+	cmd := exec.Command(path, "start", "-p", "0")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DYNO=web.1",
 		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",

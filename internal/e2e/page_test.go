@@ -88,6 +88,7 @@ func TestKeyboard(t *testing.T) {
 // The page passes the rules of axe-core, in both color schemes, in each state that
 // looks different.
 func TestAccessibility(t *testing.T) {
+	requirePage(t)
 	axe := npmFile(t, "axe-core/axe.min.js")
 	upstream := pushertest.NewServer(t)
 	working := start(t, "DYNO=web.1")

@@ -4,9 +4,12 @@ package e2e
 import (
 	"bufio"
 	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
+	"html"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -26,11 +29,16 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
+	// go test would keep results until a file of this package changes. They depend on
+	// more: the program, the browsers, npm. Without this log it can't.
+	flag.Parse()
+	flag.Set("test.testlogfile", "")
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
 	}
 	code := m.Run()
+	reportSkipped()
 	if closeBrowser != nil {
 		closeBrowser()
 	}
@@ -38,30 +46,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// missing skips a test on a user's machine, and fails it where CI=true, as everything
-// must be installed there.
-func missing(t testing.TB, reason string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
-}
-
 // buildProgram builds the program once, with the race detector if the tests have it.
 var buildProgram = sync.OnceValues(func() (binary string, err error) {
-	// go test keeps results until a file changes that the test has looked at. It can't
-	// see what go build reads.
-	err = filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && strings.HasPrefix(entry.Name(), ".git") {
-			return filepath.SkipDir
-		}
-		os.Stat(path)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
 	binary = filepath.Join(scratch, "pusher-sample")
 	args := []string{"build", "-o", binary}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
@@ -190,4 +176,43 @@ func (p *program) waitClosed() {
 		}
 		return err != nil
 	})
+}
+
+// event is what a click triggers.
+type event struct{ channel, name, message string }
+
+var (
+	readEvent   sync.Once
+	clicksEvent event
+)
+
+// sampleEvent returns what a click triggers in this version of the sample: its page
+// names channel and event, and a client receives the message.
+func sampleEvent(t testing.TB) event {
+	t.Helper()
+	readEvent.Do(func() {
+		app := start(t)
+		_, page := pushertest.Request(t, "GET", app.url)
+		attribute := func(name string) string {
+			value := regexp.MustCompile(`data-` + name + `="([^"]+)"`).FindStringSubmatch(page)
+			if value == nil {
+				t.Fatalf("the page has no data-%s:\n%s", name, page)
+			}
+			return html.UnescapeString(value[1])
+		}
+		channel, name := attribute("channel"), attribute("event")
+		client := pushertest.Subscribe(t, app.url, attribute("key"), channel)
+		pushertest.Request(t, "POST", app.url+"/pusher")
+		var received struct{ Event, Data string }
+		var data struct{ Message string }
+		text := client.Next(t)
+		if err := errors.Join(json.Unmarshal([]byte(text), &received), json.Unmarshal([]byte(received.Data), &data)); err != nil || received.Event != name || data.Message == "" {
+			t.Fatalf("a click triggered %s, which the page can't alert: %v", text, err)
+		}
+		clicksEvent = event{channel, name, data.Message}
+	})
+	if clicksEvent.name == "" {
+		t.Fatal("what a click triggers is not known: an earlier test failed to find out")
+	}
+	return clicksEvent
 }
