@@ -24,11 +24,6 @@ import (
 	"pusher-sample/internal/settings"
 )
 
-const (
-	kaomoji = "((((((((((っ･ω･)っ ﾌﾞ-ﾝ"
-	crash   = "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"
-)
-
 // startApp serves the app in this process, with the environment env.
 func startApp(t testing.TB, env map[string]string) *httptest.Server {
 	t.Helper()
@@ -67,8 +62,8 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"<title>Pusher Test</title>",
-		`<button id="push"`, ">" + kaomoji + "</button>",
-		`data-channel="channel1"`, `data-event="event1"`, `data-key="local"`,
+		`<button id="push"`,
+		`data-channel="` + channel + `"`, `data-event="` + event + `"`, `data-key="local"`,
 		`https://js.pusher.com/8.6.0/pusher.min.js`, `integrity="sha384-`, `crossorigin="anonymous"`,
 	} {
 		if !strings.Contains(page, want) {
@@ -92,7 +87,7 @@ func TestRoutes(t *testing.T) {
 		allow        string
 		text         string
 	}{
-		{"GET", "/", 200, "", kaomoji},
+		{"GET", "/", 200, "", "<title>"},
 		{"HEAD", "/", 200, "", ""},
 		{"POST", "/", 405, "GET, HEAD", "GET only"},
 		{"POST", "/pusher", 200, "", "ok"},
@@ -259,7 +254,7 @@ func TestClickTriggersOneEvent(t *testing.T) {
 	if err := json.Unmarshal([]byte(upstream.Events()[0]), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Name != "event1" || len(got.Channels) != 1 || got.Channels[0] != "channel1" || got.Data != `{"message":"`+crash+`"}` {
+	if got.Name != event || len(got.Channels) != 1 || got.Channels[0] != channel || got.Data != data {
 		t.Errorf("the event was %+v", got)
 	}
 }
@@ -536,7 +531,7 @@ func TestDebug(t *testing.T) {
 	if status, text := ask("GET", "/"); status != 500 || !strings.Contains(text, "index.html:2") {
 		t.Errorf("a mistake: %d %q", status, text)
 	}
-	if status, _ := ask("POST", "/pusher"); status != 200 || !strings.Contains(log.String(), "channel=channel1 event=event1") {
+	if status, _ := ask("POST", "/pusher"); status != 200 || !strings.Contains(log.String(), "channel="+channel+" event="+event) {
 		t.Errorf("status %d; the log has no event: %s", status, log.String())
 	}
 }

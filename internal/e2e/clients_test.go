@@ -24,7 +24,7 @@ var npm = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir, "pusher@5.3.4", "pusher-js@8.6.0", "axe-core@4.14.1")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm install: %w: %s", err, out)
+		return "", fmt.Errorf("%w %s", err, out)
 	}
 	return filepath.Join(dir, "node_modules"), nil
 })

@@ -16,7 +16,7 @@ type tool struct{ name, debian string }
 
 var (
 	chromium = tool{"Chromium", "chromium"}
-	npmTool  = tool{"npm and its registry", "npm"}
+	npmTool  = tool{"npm or its registry", "npm"}
 	foreman  = tool{"foreman", "ruby-foreman"}
 )
 
@@ -33,7 +33,7 @@ func skip(t testing.TB, lacking tool, err error) {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s is missing: %v", lacking.name, err)
 	}
-	cause, _, _ := strings.Cut(err.Error(), "\n")
+	cause, _, _ := strings.Cut(err.Error(), "\n") // npm has much to say
 	reason := fmt.Sprintf("%s is missing (Debian package %s): %s", lacking.name, lacking.debian, cause)
 	test, _, _ := strings.Cut(t.Name(), "/")
 	skippedMu.Lock()
@@ -50,9 +50,9 @@ func reportSkipped() {
 	if len(skipped) == 0 {
 		return
 	}
-	summary := "\nSkipped in internal/e2e:\n"
+	summary := "\nTests skipped in internal/e2e:\n"
 	for _, reason := range slices.Sorted(maps.Keys(skipped)) {
-		summary += fmt.Sprintf("%4d tests: %s\n", len(skipped[reason]), reason)
+		summary += fmt.Sprintf("%4d: %s\n", len(skipped[reason]), reason)
 	}
 
 	// Without -v, go test hides what a package that passes prints. The summary goes
