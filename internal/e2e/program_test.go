@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 	// more: the program, the browsers, npm. Without this log it can't.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
+	flag.Set("test.parallel", "6") // they wait more than they work
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
@@ -96,7 +97,13 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		if t.Failed() {
+			log := strings.SplitAfter(p.logged(), "\n")
+			t.Logf("the end of the log of %s:\n%s", p.url, strings.Join(log[max(0, len(log)-20):], ""))
+		}
+	})
 	go func() { in.CloseWithError(cmp.Or(cmd.Wait(), io.EOF)) }()
 	ready := make(chan string, 1)
 	go p.readLog(bufio.NewScanner(output), ready)

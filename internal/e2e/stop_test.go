@@ -20,6 +20,7 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	client.Next(t) // connection_established
 	if err := p.stop(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
