@@ -29,8 +29,8 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
-	// go test would keep results until a file of this package changes. They depend on
-	// more: the program, the browsers, npm. Without this log it can't.
+	// The results depend on the program, the browsers and npm. go test sees none of
+	// them, and without this log of what it can see it never shows an old result.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
 	flag.Set("test.parallel", "6") // they wait more than they work
@@ -99,6 +99,9 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
+		if strings.Contains(p.logged(), "DATA RACE") {
+			t.Error(p.logged())
+		}
 		if t.Failed() {
 			log := strings.SplitAfter(p.logged(), "\n")
 			t.Logf("the end of the log of %s:\n%s", p.url, strings.Join(log[max(0, len(log)-20):], ""))

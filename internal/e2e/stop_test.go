@@ -34,6 +34,8 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 func TestStopDuringClicks(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)
+	releaseAll := sync.OnceFunc(func() { close(release) })
+	defer releaseAll() // the server waits for its requests
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if len(upstream.Events()) >= 50 {
 			<-release
@@ -49,14 +51,14 @@ func TestStopDuringClicks(t *testing.T) {
 	pushertest.WaitFor(t, "some clicks", func() bool { return got.Count("200 ok") >= 50 })
 	p.signal(syscall.SIGTERM)
 	p.waitClosed()
-	close(release)
+	releaseAll()
 	clicks.Wait()
 	if err := p.wait(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
 	ok := got.Count("200 ok")
-	if taken := len(upstream.Events()); taken != ok || ok+got.Count("503 ")+got.Count("none") != 300 {
-		t.Errorf("%d events for these responses: %v", taken, got.Responses())
+	if events := len(upstream.Events()); events != ok || ok+got.Count("503 ")+got.Count("none") != 300 {
+		t.Errorf("%d events for these responses: %v", events, got.Responses())
 	}
 }
 
@@ -72,13 +74,8 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				<-release
 				io.WriteString(w, "{}")
 			})
-			defer func() {
-				select {
-				case <-release:
-				default:
-					close(release)
-				}
-			}()
+			releaseAll := sync.OnceFunc(func() { close(release) })
+			defer releaseAll()
 			p := start(t, "PUSHER_URL="+upstream.PusherURL)
 			response := make(chan string, 1)
 			go func() {
@@ -100,7 +97,7 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				}
 				return
 			}
-			close(release)
+			releaseAll()
 			if got := <-response; got != "ok" {
 				t.Errorf("the click in flight got %q", got)
 			}
