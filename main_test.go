@@ -336,7 +336,7 @@ type fakePusher struct {
 
 func startPusher(t testing.TB) *fakePusher {
 	t.Helper()
-	server := channels.New(channels.App{ID: "1234", Key: "testkey", Secret: "testsecret"}, slog.New(slog.DiscardHandler))
+	server := channels.New(channels.App{ID: "1234", Key: "testkey", Secret: "testsecret"}, channels.Options{}, slog.New(slog.DiscardHandler))
 	f := &fakePusher{server: server}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
