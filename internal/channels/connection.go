@@ -3,6 +3,7 @@ package channels
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,6 +30,7 @@ type connection struct {
 	lastActivity  atomic.Int64   // nanoseconds since server.started
 	received      atomic.Int64   // bytes since the last sweep
 	messages      atomic.Int64   // since the last sweep
+	clientClosed  bool           // the client has sent a close frame; used by read alone
 
 	mu           sync.Mutex
 	queue        net.Buffers   // whole frames, in order
@@ -37,7 +39,8 @@ type connection struct {
 	writing      bool          // a goroutine is in write
 	writingSince time.Duration // start of its current batch, since server.started
 	writer       sync.WaitGroup
-	closing      bool // a close frame is queued: nothing may follow
+	closing      bool      // a close frame is queued: nothing may follow
+	closeBy      time.Time // when to stop waiting for the client's part of the close
 }
 
 // subscription is the position of a connection among a channel's subscribers.
@@ -80,8 +83,7 @@ func (c *connection) enqueue(frame []byte) {
 	}
 }
 
-// write writes batches of frames until the queue is empty. After a close frame it
-// ends this side of the TCP connection.
+// write writes batches of frames until the queue is empty.
 func (c *connection) write() {
 	defer c.writer.Done()
 	c.mu.Lock()
@@ -108,9 +110,6 @@ func (c *connection) write() {
 		}
 	}
 	c.queue = nil // an idle connection holds no memory for frames
-	if tcp, ok := c.Conn.(interface{ CloseWrite() error }); c.closing && ok {
-		tcp.CloseWrite()
-	}
 }
 
 // nextBatch takes frames off the queue: as many as fit maxBatchBytes, at least one.
@@ -154,9 +153,9 @@ func (c *connection) enqueueClose(frame []byte) {
 	if c.closing {
 		return
 	}
-	c.closing = true
+	c.closing, c.closeBy = true, time.Now().Add(closeTimeout)
 	c.enqueue(frame)
-	c.SetDeadline(time.Now().Add(closeTimeout))
+	c.SetDeadline(c.closeBy)
 }
 
 // drop closes the connection of a client that reads too slowly. It discards what is
@@ -220,20 +219,38 @@ func (c *connection) Write(b []byte) (int, error) {
 // a close frame, which may still be in the queue.
 func (c *connection) Close() error { return nil }
 
-// read passes the client's messages to handle until the connection ends.
+// read passes the client's messages to handle, until a close frame or an error ends
+// the WebSocket, and then ends the TCP connection: closed while data is unread, it
+// would be reset, and the client could lose the close frame.
 func (c *connection) read(ws *gws.Conn) {
 	defer c.server.remove(c)
-	c.readMessages(ws)
-	// Closing a TCP connection with unread data resets it, and the client could lose
-	// the close frame. So this reads on until the client ends its side, or the
-	// deadline that enqueueClose has set.
-	io.Copy(io.Discard, c.Conn)
+	if !c.readMessages(ws) {
+		// gws reads no further, but browsers regard a close as clean only if the
+		// connection stays until they have answered with a close frame.
+		c.discardUntil(time.Now().Add(lingerTime))
+	}
 	c.writer.Wait()
+	if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		tcp.CloseWrite()
+	}
+	c.discardUntil(time.Now().Add(closeTimeout))
 	c.Conn.Close()
 	c.server.log.Debug("disconnected", "connection", c.id)
 }
 
-func (c *connection) readMessages(ws *gws.Conn) {
+// discardUntil reads until the client ends its side, or a time that is at most closeBy.
+func (c *connection) discardUntil(t time.Time) {
+	c.mu.Lock()
+	if t.After(c.closeBy) {
+		t = c.closeBy
+	}
+	c.mu.Unlock()
+	c.SetReadDeadline(t)
+	io.Copy(io.Discard, c.Conn)
+}
+
+// readMessages reports whether the client has sent a close frame.
+func (c *connection) readMessages(ws *gws.Conn) bool {
 	defer func() {
 		if recover() != nil { // gws panics at a frame that claims 2⁶³ bytes or more
 			c.server.log.Info("malformed WebSocket message", "connection", c.id, "code", codeTooLarge)
@@ -241,6 +258,7 @@ func (c *connection) readMessages(ws *gws.Conn) {
 		}
 	}()
 	ws.ReadLoop()
+	return c.clientClosed
 }
 
 // handler handles what gws reads.
@@ -253,6 +271,10 @@ func (handler) OnPing(ws *gws.Conn, payload []byte) {
 }
 
 func (handler) OnPong(ws *gws.Conn, _ []byte) { ws.NetConn().(*connection).accept() }
+
+func (handler) OnClose(ws *gws.Conn, err error) {
+	ws.NetConn().(*connection).clientClosed = errors.As(err, new(*gws.CloseError))
+}
 
 func (handler) OnMessage(ws *gws.Conn, m *gws.Message) {
 	defer m.Close()

@@ -65,6 +65,7 @@ const (
 	dropAfter       = 60 * time.Second // of silence, so at least one ping went unanswered
 	writeTimeout    = 10 * time.Second // for a client to accept a batch
 	closeTimeout    = 2 * time.Second  // for a client to answer a close
+	lingerTime      = 300 * time.Millisecond
 )
 
 // Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to
