@@ -1,11 +1,13 @@
 package channels
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -156,6 +158,15 @@ func (c *connection) enqueueClose(frame []byte) {
 	c.closing, c.closeBy = true, time.Now().Add(closeTimeout)
 	c.enqueue(frame)
 	c.SetDeadline(c.closeBy)
+	level, code := slog.LevelInfo, uint16(0)
+	if frame = frame[2:]; len(frame) > 2 {
+		code, frame = binary.BigEndian.Uint16(frame), frame[2:]
+	}
+	if code < codeProtocolError || code == codeReconnect {
+		level = slog.LevelDebug
+	}
+	// The code is in the message, because a log that is bounded counts by message.
+	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", string(frame))
 }
 
 // drop closes the connection of a client that reads too slowly. It discards what is
@@ -164,7 +175,6 @@ func (c *connection) drop() {
 	if c.closing {
 		return
 	}
-	c.server.log.Warn("dropped a subscriber that reads too slowly", "connection", c.id, "queued", c.queuedFrames)
 	c.discard()
 	c.enqueueClose(closeFrame(codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect."))
 }
@@ -205,18 +215,12 @@ func (c *connection) Write(b []byte) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closing && len(b) >= 4 {
-		switch code := binary.BigEndian.Uint16(b[2:]); code {
-		case codeProtocolError, codeInvalidText, codeTooLarge:
-			c.server.log.Info("malformed WebSocket message", "connection", c.id, "code", code)
-		}
-	}
 	c.enqueueClose(slices.Clone(b)) // gws reuses b
 	return len(b), nil
 }
 
-// Close leaves the closing to enqueueClose and read: gws calls it as soon as it has written
-// a close frame, which may still be in the queue.
+// Close does nothing: gws calls it as soon as it has written a close frame, which may
+// still be in the queue. read closes the connection.
 func (c *connection) Close() error { return nil }
 
 // read passes the client's messages to handle, until a close frame or an error ends
@@ -253,7 +257,6 @@ func (c *connection) discardUntil(t time.Time) {
 func (c *connection) readMessages(ws *gws.Conn) bool {
 	defer func() {
 		if recover() != nil { // gws panics at a frame that claims 2⁶³ bytes or more
-			c.server.log.Info("malformed WebSocket message", "connection", c.id, "code", codeTooLarge)
 			c.closeWith(codeTooLarge, "The message is too large.")
 		}
 	}()

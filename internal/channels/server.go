@@ -84,7 +84,6 @@ const (
 	// RFC 6455, section 7.4.1.
 	codeProtocolError = 1002
 	codeUnsupported   = 1003
-	codeInvalidText   = 1007
 	codeTooLarge      = 1009
 	codeInternalError = 1011
 )
@@ -149,7 +148,6 @@ func New(app App, options Options, log *slog.Logger) *Server {
 		ReadMaxPayloadSize: maxMessage,
 		HandshakeTimeout:   closeTimeout,
 		CheckUtf8Enabled:   true,
-		Logger:             discard{},
 		NewSession:         func() gws.SessionStorage { return nil },
 	})
 	s.mux.HandleFunc("GET /app/{key}", s.serveWebSocket)
@@ -158,11 +156,6 @@ func New(app App, options Options, log *slog.Logger) *Server {
 	go s.sweep(ctx)
 	return s
 }
-
-// discard is a gws.Logger: what gws would print is logged here already.
-type discard struct{}
-
-func (discard) Error(...any) {}
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
@@ -257,7 +250,6 @@ func (s *Server) admit(c *connection, r *http.Request) {
 	s.connections[c] = struct{}{}
 	s.clients[c.client]++
 	if code != 0 {
-		s.log.Info("refused a WebSocket", "code", code, "reason", reason, "origin", fmt.Sprintf("%.100q", r.Header.Get("Origin")))
 		c.sendError(code, reason)
 		c.closeWith(uint16(code), reason)
 		return
@@ -280,7 +272,7 @@ func (s *Server) refusal(c *connection, r *http.Request) (code int, reason strin
 	case s.options.ClientAddress != nil && s.clients[c.client] >= maxPerClient:
 		return codeOverCapacity, "Your network address has too many connections to this server. Reconnect later."
 	case !allowedOrigin(r):
-		return codeUnauthorized, "This page's origin is not allowed: only pages of this server's own host may connect."
+		return codeUnauthorized, fmt.Sprintf("The origin %.50q is not allowed: only this server's own pages may connect.", r.Header.Get("Origin"))
 	case key != s.app.Key:
 		return codeUnknownKey, fmt.Sprintf("App key %.40q not in this cluster. Did you forget to specify the cluster?", key)
 	case protocol == "":

@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
@@ -383,6 +384,25 @@ func TestRefusedConnections(t *testing.T) {
 				t.Errorf("closed with %d, want %d", code, tt.code)
 			}
 		})
+	}
+}
+
+// What a server closes is in its log, with the reason: a page can't tell the person
+// who runs the server.
+func TestClosesAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, nil)))
+	server := httptest.NewServer(s)
+	defer server.Close()
+	dialFrom(t, server, path, "https://evil.example").closeCode()
+	malformed := dialRaw(t, server)
+	malformed.write(0x82, "binary")
+	malformed.wantClosed(codeUnsupported)
+	s.Close()
+	for _, want := range []string{`closed a WebSocket with code 4009`, `https://evil.example`, `closed a WebSocket with code 1003`} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log has no %q:\n%s", want, log.String())
+		}
 	}
 }
 
