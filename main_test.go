@@ -106,7 +106,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/templates/index.html", 404, "", "Nothing is at this address"},
 		{"GET", "/app/local", 426, "", "WebSocket"},
 		{"POST", "/apps/1/events", 401, "", "must be signed"},
-		{"GET", "/apps/1/events", 405, "POST", "POST only"},
+		{"GET", "/apps/1/events", 405, "POST", "Method Not Allowed"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
