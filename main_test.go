@@ -62,7 +62,7 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"<title>Pusher Test</title>",
-		`<button id="push"`,
+		`<button class="push"`,
 		`data-channel="` + channel + `"`, `data-event="` + event + `"`, `data-key="local"`,
 		`https://js.pusher.com/8.6.0/pusher.min.js`, `integrity="sha384-`, `crossorigin="anonymous"`,
 	} {
