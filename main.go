@@ -165,7 +165,7 @@ func newApp(set settings.Settings, log *slog.Logger) *app {
 	if set.Embedded() {
 		own := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret, a.settings.Host = own.ID, own.Key, own.Secret, "embedded"
-		a.channels = channels.New(own, log)
+		a.channels = channels.New(own, channels.Options{}, log)
 		transport = pusherapi.InProcess(a.channels)
 	}
 	a.pusher = newClient(a.settings, transport)

@@ -14,25 +14,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
-
-// pipes is a listener whose connections are in memory, for tests on synctest's clock.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p pipes) dial() net.Conn {
-	here, there := net.Pipe()
-	p <- there
-	return here
-}
 
 // get requests path on c and returns an error unless the response is 200 ok.
 func get(c net.Conn, path string) error {
@@ -52,9 +36,9 @@ func get(c net.Conn, path string) error {
 // serve runs a test against a server that keeps up to 2,000 connections open, on
 // synctest's clock. The handler reads no body at /, all of it at /read, and hijacks the
 // connection at /hijack.
-func serve(t *testing.T, test func(t *testing.T, p pipes)) {
+func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := make(pipes)
+		p := make(pipe.Listener)
 		server := Server(noLog, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/read":
@@ -91,9 +75,9 @@ func TestSlowRequests(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			serve(t, func(t *testing.T, p pipes) {
+			serve(t, func(t *testing.T, p pipe.Listener) {
 				start := time.Now()
-				c := p.dial()
+				c := p.Dial()
 				var trickling sync.WaitGroup
 				trickling.Go(func() {
 					io.WriteString(c, tt.head)
@@ -133,8 +117,8 @@ func TestHugeRequests(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			serve(t, func(t *testing.T, p pipes) {
-				c := p.dial()
+			serve(t, func(t *testing.T, p pipe.Listener) {
+				c := p.Dial()
 				sent := make(chan int)
 				go func() {
 					n, _ := io.WriteString(c, tt.head)
@@ -171,8 +155,8 @@ func TestHugeRequests(t *testing.T) {
 
 // A client that does not read its response is dropped.
 func TestSlowReader(t *testing.T) {
-	serve(t, func(t *testing.T, p pipes) {
-		c := p.dial()
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		c := p.Dial()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		start := time.Now()
 		time.Sleep(21 * time.Second) // of not reading
@@ -186,11 +170,11 @@ func TestSlowReader(t *testing.T) {
 
 // A thousand idle connections cost little, hinder nobody and end.
 func TestIdleConnections(t *testing.T) {
-	serve(t, func(t *testing.T, p pipes) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
 		before := heap()
 		idle := make([]net.Conn, 1000)
 		for i := range idle {
-			idle[i] = p.dial()
+			idle[i] = p.Dial()
 			if i%2 == 0 { // half of them have made a request
 				if err := get(idle[i], "/"); err != nil {
 					t.Fatal(err)
@@ -201,7 +185,7 @@ func TestIdleConnections(t *testing.T) {
 		if each := (heap() - before) / len(idle); each > 32<<10 {
 			t.Errorf("each costs %d bytes", each)
 		}
-		if err := get(p.dial(), "/"); err != nil {
+		if err := get(p.Dial(), "/"); err != nil {
 			t.Errorf("a request meanwhile: %v", err)
 		}
 		start := time.Now()
@@ -215,10 +199,10 @@ func TestIdleConnections(t *testing.T) {
 
 // Connections beyond the limit take the place of idle ones.
 func TestTooManyIdleConnections(t *testing.T) {
-	serve(t, func(t *testing.T, p pipes) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
 		start := time.Now()
 		for i := range 4000 {
-			if err := get(p.dial(), "/"); err != nil {
+			if err := get(p.Dial(), "/"); err != nil {
 				t.Fatalf("connection %d: %v", i, err)
 			}
 		}
@@ -231,11 +215,11 @@ func TestTooManyIdleConnections(t *testing.T) {
 // Connections beyond the limit wait for those that are sending a request, and each gets
 // its response.
 func TestTooManySlowConnections(t *testing.T) {
-	serve(t, func(t *testing.T, p pipes) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
 		var slow sync.WaitGroup
 		for range 2000 {
 			slow.Go(func() {
-				c := p.dial()
+				c := p.Dial()
 				io.WriteString(c, "GET / HTTP/1.1\r\n")
 				io.ReadAll(c)
 			})
@@ -244,13 +228,13 @@ func TestTooManySlowConnections(t *testing.T) {
 		start := time.Now()
 		for range 2001 {
 			slow.Go(func() {
-				if err := get(p.dial(), "/"); err != nil {
+				if err := get(p.Dial(), "/"); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		synctest.Wait()
-		if err := get(p.dial(), "/"); err != nil || time.Since(start) < 4*time.Second || time.Since(start) > 6*time.Second {
+		if err := get(p.Dial(), "/"); err != nil || time.Since(start) < 4*time.Second || time.Since(start) > 6*time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		slow.Wait()
@@ -259,9 +243,9 @@ func TestTooManySlowConnections(t *testing.T) {
 
 // A WebSocket does not count.
 func TestHijackedConnections(t *testing.T) {
-	serve(t, func(t *testing.T, p pipes) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
 		for i := range 3000 {
-			if err := get(p.dial(), "/hijack"); err != nil {
+			if err := get(p.Dial(), "/hijack"); err != nil {
 				t.Fatalf("connection %d: %v", i, err)
 			}
 		}

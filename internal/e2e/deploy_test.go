@@ -1,0 +1,168 @@
+// Proves that the program works where it is deployed: under the Procfile, as several
+// instances, with Pusher's hosted clusters and with self-hosted servers.
+package e2e
+
+import (
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/chromedp/chromedp"
+)
+
+// A hosted cluster, under its own name and with TLS: the page's policy lets pusher-js
+// connect by WebSocket, and by SockJS where WebSockets are blocked.
+func TestHostedCluster(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		t.Skip("on this system no variable makes a Go program trust the test's certificate")
+	}
+	for _, webSockets := range []bool{true, false} {
+		t.Run(fmt.Sprint("WebSockets ", webSockets), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			sockJS := pushertest.SockJS(t, upstream.HTTP.URL)
+			var hosts sync.Map // that were connected to
+			cluster := pushertest.NewTLSServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				hosts.Store(r.Host, true)
+				switch {
+				case strings.HasPrefix(r.Host, "sockjs-"):
+					sockJS.ServeHTTP(w, r)
+				case strings.HasPrefix(r.Host, "ws-") && !webSockets:
+					http.Error(w, "Blocked by a proxy.", http.StatusForbidden)
+				default:
+					upstream.ServeHTTP(w, r)
+				}
+			}))
+			address := cluster.Listener.Addr().String()
+			authority := filepath.Join(t.TempDir(), "authority.pem")
+			if err := os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cluster.Certificate().Raw}), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			app := start(t, "PUSHER_URL=http://testkey:testsecret@api-eu.pusher.com/apps/1234",
+				"HTTPS_PROXY="+startProxy(t, address), "SSL_CERT_FILE="+authority)
+			target, err := url.Parse(app.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := pushertest.NewTLSServer(t, httputil.NewSingleHostReverseProxy(target))
+
+			requirePage(t)
+			browser, stop, err := launch(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+			p := newTabIn(t, browser, served)
+			p.open(page.URL, "connected")
+			p.click()
+			p.wantAlert()
+			for host, want := range map[string]bool{"api-eu.pusher.com": true, "ws-eu.pusher.com": true, "sockjs-eu.pusher.com": !webSockets} {
+				if _, connected := hosts.Load(host); connected != want {
+					t.Errorf("connected to %s: %v, want %v", host, connected, want)
+				}
+			}
+		})
+	}
+}
+
+// startProxy starts an HTTP proxy that connects to address, whatever host it is asked
+// for, and returns its URL.
+func startProxy(t testing.TB, address string) string {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			t.Errorf("the proxy got %s %s without TLS", r.Method, r.URL)
+			return
+		}
+		server, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer server.Close()
+		client, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer client.Close()
+		io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+		go io.Copy(server, client)
+		io.Copy(client, server)
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.URL
+}
+
+// Two instances with one PUSHER_URL: a click on either alerts the pages of both.
+func TestTwoInstances(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	var pages []*tab
+	for range 2 {
+		instance := start(t, "PUSHER_URL="+upstream.PusherURL)
+		p := newTab(t, served)
+		p.open(instance.url, "connected")
+		pages = append(pages, p)
+	}
+	for _, clicked := range pages {
+		clicked.click()
+		for _, p := range pages {
+			p.wantAlert()
+		}
+	}
+}
+
+// The Procfile, under a process manager: the port, the variables that old add-ons set,
+// and SIGTERM.
+func TestProcfile(t *testing.T) {
+	path, err := exec.LookPath("foreman")
+	if err != nil {
+		skip(t, foreman, err)
+	}
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	procfile, err := os.ReadFile("../../Procfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "Procfile"), procfile, 0o644),
+		os.Mkdir(filepath.Join(dir, "bin"), 0o755),
+		os.Symlink(binary, filepath.Join(dir, "bin", "pusher-sample")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "start", "-p", "0")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DYNO=web.1",
+		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",
+		"PUSHER_SOCKET_URL=ws://ws.pusherapp.com:80/app/testkey")
+	app := startCommand(t, cmd)
+	resp, page := pushertest.Request(t, "GET", app.url, "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
+	if want := `data-key="testkey" data-cluster="mt1" data-socket=""`; !strings.Contains(page, want) || resp.Header.Get("Strict-Transport-Security") == "" {
+		t.Errorf("%v\n%s", resp.Header, page)
+	}
+	app.stop() // foreman's own exit code says nothing
+	if log := app.logged(); !strings.Contains(log, "exited with code 0") {
+		t.Errorf("the log: %s", log)
+	}
+}

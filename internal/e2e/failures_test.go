@@ -1,0 +1,99 @@
+// Proves that the page says, in words, what went wrong.
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/lxzan/gws"
+)
+
+// The page shows why a click failed, until one succeeds.
+func TestPageSaysWhatFailed(t *testing.T) {
+	upstream := pushertest.NewServer(t)
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	p := newTab(t, served)
+	p.open(app.url, "connected") // to upstream, as a self-hosted server
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "API call failed since (daily) message quota exceeded", http.StatusForbidden)
+	})
+	p.click()
+	p.awaitProblem("message quota is used up")
+	upstream.Override(nil)
+	p.click()
+	p.wantAlert()
+	p.await("document.getElementById('problem').textContent === ''")
+
+	if err := app.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.click()
+	p.awaitProblem("The server can't be reached")
+}
+
+// The page explains that the server does not know its key.
+func TestPageSaysThatKeyIsUnknown(t *testing.T) {
+	upstream := pushertest.NewServer(t)
+	app := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, "testkey", "otherkey", 1))
+	for _, cdn := range bothClients {
+		p := newTab(t, cdn)
+		p.open(app.url, "refused")
+		p.await("document.getElementById('status').textContent.includes('4001')")
+	}
+}
+
+// The page puts close codes into words.
+func TestPageExplainsCloseCodes(t *testing.T) {
+	upstream := pushertest.NewServer(t)
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	for _, tt := range []struct {
+		code        int
+		state, text string
+	}{
+		{4004, "refused", "over its Pusher quota"},
+		{4100, "busy", "over capacity"},
+		{4123, "busy", "asked this page to wait (code 4123)"},
+		{4009, "refused", "Refused (code 4009)"},
+	} {
+		upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
+		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Del("Origin")
+			conn, err := upgrader.Upgrade(w, r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.WriteString(fmt.Sprintf(`{"event":"pusher:error","data":{"code":%d,"message":"no"}}`, tt.code))
+			conn.WriteClose(uint16(tt.code), []byte("no"))
+		})
+		for _, cdn := range bothClients {
+			t.Run(fmt.Sprint(tt.code, " ", cdn), func(t *testing.T) {
+				p := newTab(t, cdn)
+				p.open(app.url, tt.state)
+				p.await(fmt.Sprintf("document.getElementById('status').textContent.includes(%q)", tt.text))
+			})
+		}
+	}
+}
+
+// The page says so where WebSockets are blocked and there is no other way.
+func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
+	t.Parallel() // each client takes 10 s to give up
+	upstream := pushertest.NewServer(t)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "Blocked by a proxy.", http.StatusForbidden)
+	})
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newTab(t, cdn)
+			p.open(app.url, "blocked")
+			p.await("document.getElementById('status').textContent.includes('may be blocking WebSockets')")
+		})
+	}
+}

@@ -1,0 +1,127 @@
+// Proves what the page does when all is well: every open page alerts each click, with
+// pusher-js and without, by keyboard, after a restart, and accessibly.
+package e2e
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// A click in one of two tabs alerts in both, as often as is clicked and no more.
+func TestBothTabsAlert(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range []cdn{served, blocked, silent} {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t)
+			one, two := newTab(t, cdn), newTab(t, cdn)
+			one.open(app.url, "connected")
+			two.open(app.url, "connected")
+			for range 3 {
+				one.click()
+				one.wantAlert()
+				two.wantAlert()
+			}
+			two.click()
+			one.wantAlert()
+			two.wantAlert()
+			if len(one.alerts)+len(two.alerts) > 0 {
+				t.Error("more alerts than clicks")
+			}
+		})
+	}
+}
+
+// The browser refuses a pusher-js whose hash is not the one in the page.
+func TestTamperedLibraryIsNotRun(t *testing.T) {
+	app := start(t)
+	p := newTab(t, served)
+	p.client = fallback
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resp, body := pushertest.Request(t, "GET", app.url+r.URL.Path)
+		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+		io.WriteString(w, strings.Replace(body, "sha384-y", "sha384-z", 1))
+	}))
+	defer page.Close()
+	p.open(page.URL, "connecting") // not connected, as the embedded server is not at this origin
+}
+
+// The page reconnects by itself after the program was restarted.
+func TestPageReconnectsAfterRestart(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			first := start(t)
+			p := newTab(t, cdn)
+			p.open(first.url, "connected")
+			if err := first.stop(); err != nil {
+				t.Fatal(err)
+			}
+			p.awaitState("lost")
+			second := start(t, "PORT="+first.port())
+			p.awaitState("connected")
+			if _, text := pushertest.Request(t, "POST", second.url+"/pusher"); text != "ok" {
+				t.Fatal(text)
+			}
+			p.wantAlert()
+		})
+	}
+}
+
+// The button is reached and pressed by keyboard alone.
+func TestKeyboard(t *testing.T) {
+	p := newTab(t, blocked)
+	p.open(start(t).url, "connected")
+	p.do(chromedp.KeyEvent("\t"))
+	for _, key := range []string{"\r", " "} {
+		p.await("document.activeElement.id === 'push' && document.activeElement.matches(':focus-visible')")
+		p.do(chromedp.KeyEvent(key))
+		p.wantAlert()
+	}
+}
+
+// The page passes the rules of axe-core, in both color schemes, in each state that
+// looks different.
+func TestAccessibility(t *testing.T) {
+	t.Parallel()
+	requirePage(t)
+	axe := npmFile(t, "axe-core/axe.min.js")
+	upstream := pushertest.NewServer(t)
+	working := start(t, "DYNO=web.1")
+	refused := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, "testkey", "otherkey", 1))
+	for _, scheme := range []string{"light", "dark"} {
+		t.Run(scheme, func(t *testing.T) {
+			p := newTab(t, blocked)
+			if _, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}); err != nil {
+				t.Fatal(err)
+			}
+			check := func() {
+				t.Helper()
+				p.do(chromedp.Evaluate[chromedp.Void](string(axe) + "; undefined"))
+				p.do(chromedp.Evaluate[chromedp.Void]("axe.run().then((r) => { window.axeResult = r }); undefined"))
+				p.await("!!window.axeResult")
+				found, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`axeResult.passes.length < 10 ? 'fewer than 10 rules were checked' :
+					axeResult.violations.map((v) => v.id + ': ' + v.nodes.map((n) => n.html + ' ' + n.failureSummary).join('\n')).join('\n')`))
+				if err != nil || found != "" {
+					t.Errorf("%v %s", err, found)
+				}
+			}
+			p.open(working.url, "connected")
+			check()
+			p.open(refused.url, "refused")
+			p.click() // which fails
+			p.await("document.getElementById('problem').textContent !== ''")
+			check()
+		})
+	}
+}

@@ -1,0 +1,161 @@
+// Proves that no event is lost and nothing is left behind while clients come and go,
+// click and send nonsense, for as long as the variable SOAK says.
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/lxzan/gws"
+)
+
+// A client that stays subscribed receives the event of every click, in spite of all
+// others. When they have gone, the program has as many open files and goroutines as
+// before, and no more memory.
+func TestSoak(t *testing.T) {
+	length := time.Second
+	if given := os.Getenv("SOAK"); given != "" {
+		var err error
+		if length, err = time.ParseDuration(given); err != nil {
+			t.Fatal(err)
+		}
+	}
+	app := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
+	received := countEvents(t, app)
+	filesBefore, heapBefore := app.openFiles(), app.heap()
+
+	end := time.Now().Add(length)
+	var working sync.WaitGroup
+	var clicks pushertest.Clicks
+	var connections, messages atomic.Int64
+	subscription := fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, sampleEvent(t).channel)
+	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000)}
+	for i := range 200 {
+		working.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(i)))
+			for time.Now().Before(end) {
+				client, err := pushertest.Dial(app.url, "local")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go func() {
+					for range client.Messages {
+					}
+				}()
+				client.WriteString(subscription)
+				connections.Add(1)
+				for range random.IntN(20) {
+					client.WriteString(nonsense[random.IntN(len(nonsense))])
+					messages.Add(1)
+					time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
+				}
+				switch random.IntN(4) { // ways to leave
+				case 0:
+					client.WriteClose(1000, nil)
+				case 1:
+					client.WriteMessage(gws.OpcodeBinary, []byte("x"))
+				case 2:
+					client.NetConn().Write([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
+				}
+				client.NetConn().Close()
+			}
+		})
+	}
+	for range 4 {
+		working.Go(func() {
+			for time.Now().Before(end) {
+				clicks.Click(app.url)
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	working.Wait()
+	ok := clicks.Count("200 ok")
+	if ok == 0 || ok != clicks.Count("") {
+		t.Errorf("responses to clicks: %v", clicks.Responses())
+	}
+	pushertest.WaitFor(t, "the events of all clicks", func() bool { return received.Load() >= int64(ok) })
+	t.Logf("%v: %d connections, %d messages of nonsense, %d clicks", length, connections.Load(), messages.Load(), ok)
+
+	pushertest.WaitFor(t, "connections to be closed", func() bool { return app.openFiles() <= filesBefore })
+	heap := 0
+	pushertest.WaitFor(t, "memory to be freed", func() bool { heap = app.heap(); return heap <= heapBefore+2 })
+	t.Logf("memory in use: %d MB before, %d MB after", heapBefore, heap)
+	if n := received.Load(); n != int64(ok) {
+		t.Errorf("%d events for %d clicks", n, ok)
+	}
+	if runtime.GOOS != "linux" {
+		return // openFiles did not wait for the connections
+	}
+	idle := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
+	countEvents(t, idle)
+	if want, got := idle.goroutines(), app.goroutines(); got > want {
+		t.Errorf("%d goroutines, %d in a program without history:\n%s", got, want, app.logged())
+	}
+}
+
+// countEvents subscribes a client and counts the clicks' events that it receives.
+func countEvents(t testing.TB, app *program) *atomic.Int64 {
+	t.Helper()
+	want := sampleEvent(t)
+	client := pushertest.Subscribe(t, app.url, "local", want.channel)
+	received := new(atomic.Int64)
+	go func() {
+		for m := range client.Messages {
+			if strings.Contains(m, fmt.Sprintf(`"event":%q`, want.name)) {
+				received.Add(1)
+			} else if !strings.Contains(m, "pusher:ping") {
+				t.Errorf("received %s", m)
+			}
+		}
+	}()
+	return received
+}
+
+// openFiles returns how many files and connections the program has open, on Linux.
+func (p *program) openFiles() int {
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	return len(files)
+}
+
+var gcLine = regexp.MustCompile(`(?m)^gc .*->(\d+) MB, `)
+
+// heap waits for a garbage collection and returns how many MB it left in use. The
+// program runs with GODEBUG=gctrace=1.
+func (p *program) heap() int {
+	p.t.Helper()
+	var collections [][]string
+	before := len(gcLine.FindAllString(p.logged(), -1))
+	pushertest.WaitFor(p.t, "a garbage collection", func() bool {
+		for range 100 { // each request allocates a little
+			pushertest.Request(p.t, "GET", p.url, "Connection", "close")
+		}
+		collections = gcLine.FindAllStringSubmatch(p.logged(), -1)
+		return len(collections) > before
+	})
+	mb, _ := strconv.Atoi(collections[len(collections)-1][1])
+	return mb
+}
+
+// goroutines ends the program with SIGQUIT and returns how many goroutines it had,
+// the runtime's own left out. The log then has their stacks.
+func (p *program) goroutines() int {
+	p.t.Helper()
+	p.signal(syscall.SIGQUIT)
+	p.wait()
+	log := p.logged()
+	return strings.Count(log, "\ncreated by ") - strings.Count(log, "\ncreated by runtime.")
+}

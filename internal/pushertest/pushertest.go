@@ -1,0 +1,111 @@
+// Package pushertest has what the tests of several packages need: a fake Pusher,
+// clients of all kinds, and servers with the tests' own certificate.
+package pushertest
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Timeout is how long tests wait for what should happen. A test that passes never
+// waits that long.
+const Timeout = 20 * time.Second
+
+// WaitFor waits until done returns true. The test fails after Timeout.
+func WaitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(Timeout); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("timed out waiting for ", what)
+		}
+	}
+}
+
+// Request sends a request and returns the response with its body. Headers are given
+// as names and values in turn.
+func Request(t testing.TB, method, url string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+// Log returns a writer for log lines. The test fails if one of them holds a secret of
+// the tests or a signed URL.
+func Log(t testing.TB) io.Writer { return secretFinder{t} }
+
+type secretFinder struct{ t testing.TB }
+
+func (f secretFinder) Write(line []byte) (int, error) {
+	for _, secret := range []string{"testsecret", "othersecret", "auth_signature=", "body_md5="} {
+		if bytes.Contains(line, []byte(secret)) {
+			f.t.Errorf("a secret or a signed URL is in the log: %s", line)
+		}
+	}
+	return len(line), nil
+}
+
+// Clicks makes clicks and counts the responses. Its zero value is ready to use, by
+// several goroutines at once.
+type Clicks struct {
+	mu        sync.Mutex
+	responses map[string]int
+}
+
+// clickClient opens a connection for each click, so that none is left over.
+var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// Click clicks on the page at url. It counts "none" if there is no response.
+func (c *Clicks) Click(url string) {
+	response := "none"
+	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		response = resp.Status[:4] + string(text)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.responses == nil {
+		c.responses = map[string]int{}
+	}
+	c.responses[response]++
+}
+
+// Count returns how many responses have text in them; status and body are one string,
+// as in "200 ok".
+func (c *Clicks) Count(text string) int {
+	n := 0
+	for response, times := range c.Responses() {
+		if strings.Contains(response, text) {
+			n += times
+		}
+	}
+	return n
+}
+
+// Responses returns the responses with their numbers.
+func (c *Clicks) Responses() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.responses)
+}
