@@ -98,10 +98,10 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/static/channels.js", 200, "", "class Pusher"},
 		{"GET", "/static/style.css", 200, "", "prefers-reduced-motion"},
 		{"GET", "/static/favicon.svg", 200, "", "<svg"},
-		{"GET", "/static/", 404, "", "Nothing is at this address"},
-		{"GET", "/static/none.js", 404, "", "Nothing is at this address"},
+		{"GET", "/static/", 404, "", "Page not found"},
+		{"GET", "/static/none.js", 404, "", "Page not found"},
 		{"GET", "/static/../main.go", 404, "", "Nothing is at this address"},
-		{"GET", "/static/%2e%2e/main.go", 404, "", "Nothing is at this address"},
+		{"GET", "/static/%2e%2e/main.go", 404, "", "Page not found"},
 		{"GET", "/app.cfg", 404, "", "Nothing is at this address"},
 		{"GET", "/templates/index.html", 404, "", "Nothing is at this address"},
 		{"GET", "/app/local", 426, "", "WebSocket"},
@@ -406,6 +406,48 @@ func TestPanic(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "main.go") || !strings.Contains(log.String(), "nil pointer") {
 		t.Errorf("the log: %s", log.String())
+	}
+}
+
+// On a loopback address, no other site's name leads to the app (DNS rebinding), unless a
+// proxy is trusted to check it.
+func TestOtherHosts(t *testing.T) {
+	for proxy, want := range map[bool]int{false: http.StatusMisdirectedRequest, true: http.StatusOK} {
+		a := newTestApp(t, settings.Settings{Addr: "127.0.0.1:0"}, io.Discard)
+		a.onHeroku = proxy
+		ctx, stop := context.WithCancel(t.Context())
+		stdout, out := io.Pipe()
+		served := make(chan error, 1)
+		go func() { served <- a.serve(ctx, out); out.Close() }()
+		var address string
+		lines := bufio.NewScanner(stdout)
+		for address == "" && lines.Scan() { // PUSHER_URL=http://KEY:SECRET@HOST:PORT/apps/ID
+			_, address, _ = strings.Cut(lines.Text(), "@")
+			address, _, _ = strings.Cut(address, "/")
+		}
+		go io.Copy(io.Discard, stdout)
+		for host, want := range map[string]int{address: 200, "localhost:5000": 200, "evil.example": want} {
+			for _, path := range []string{"GET /", "POST /pusher", "GET /static/app.js", "GET /healthz"} {
+				method, path, _ := strings.Cut(path, " ")
+				r, err := http.NewRequest(method, "http://"+address+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Host = host
+				resp, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Errorf("trusted proxy %v, Host %s, %s %s: status %d, want %d", proxy, host, method, path, resp.StatusCode, want)
+				}
+			}
+		}
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
