@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/hmac"
 	"crypto/md5"
@@ -764,6 +765,41 @@ func TestClose(t *testing.T) {
 		t.Errorf("a new connection gets %d, want 503", status)
 	}
 	embedded.Close() // once more does no harm
+}
+
+// pusher-js retries without pause if it is asked to reconnect before its connection is
+// established.
+func TestCloseWhileClientsConnect(t *testing.T) {
+	for range 20 {
+		s := New(app, Options{}, slog.New(slog.DiscardHandler))
+		server := httptest.NewServer(s)
+		var clients sync.WaitGroup
+		connected := make(chan bool, 100)
+		for range 20 {
+			clients.Go(func() {
+				conn, err := net.Dial("tcp", server.Listener.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				io.WriteString(conn, handshakeOf(path))
+				r := bufio.NewReader(conn)
+				resp, err := http.ReadResponse(r, nil)
+				connected <- true
+				if err != nil || resp.StatusCode == http.StatusServiceUnavailable {
+					return
+				}
+				if head, payload := (&rawClient{t, conn, r}).frame(); head != 0x81 {
+					t.Errorf("the first message was %x %q", head, payload)
+				}
+			})
+		}
+		<-connected
+		s.Close()
+		clients.Wait()
+		server.Close()
+	}
 }
 
 // counter counts what a subscriber hears, for all subscribers together.

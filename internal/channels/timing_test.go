@@ -133,6 +133,29 @@ func TestTooManyConnectionsOfOneClient(t *testing.T) {
 	})
 }
 
+// The frames that wait for a subscriber are bounded, those being written included.
+func TestQueueIsBounded(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipes) {
+		c := p.dial(t).established().subscribe("a") // reads nothing more
+		data := "x"
+		publish := func() (queued int64) {
+			s.publish([]event{{Name: "e", Channels: []string{"a"}, Data: &data}})
+			synctest.Wait()
+			return s.queued.Load()
+		}
+		for range maxQueuedFrames - 1 {
+			publish()
+		}
+		if queued := publish(); queued != maxQueuedFrames {
+			t.Errorf("%d frames are queued, want %d", queued, maxQueuedFrames)
+		}
+		if queued := publish(); queued > 2 { // the frames being written, and a close frame
+			t.Errorf("%d frames are queued after one too many", queued)
+		}
+		c.conn.Close()
+	})
+}
+
 // Subscribers that read nothing are dropped when all queues together are too long;
 // those that read receive every event.
 func TestLongestQueuesAreDroppedFirst(t *testing.T) {
