@@ -67,7 +67,7 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.awaitState("lost")
-			second := start(t, "PORT="+first.port())
+			second := startOn(t, first.port())
 			p.awaitState("connected")
 			if _, text := pushertest.Request(t, "POST", second.url+"/pusher"); text != "ok" {
 				t.Fatal(text)
