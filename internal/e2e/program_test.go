@@ -71,12 +71,15 @@ type program struct {
 	log []string // lines of stdout and stderr
 }
 
-// anyPort has the program listen on a free port.
-const anyPort = "PORT=0"
-
-// start starts the program with more environment variables, and waits until it is
-// ready. It listens on a free port unless the variables say otherwise.
+// start starts the program on a free port, with more environment variables, and waits
+// until it is ready.
 func start(t testing.TB, env ...string) *program {
+	t.Helper()
+	return startOn(t, "0", env...)
+}
+
+// startOn is start with a port.
+func startOn(t testing.TB, port string, env ...string) *program {
 	t.Helper()
 	binary, err := buildProgram()
 	if err != nil {
@@ -84,7 +87,7 @@ func start(t testing.TB, env ...string) *program {
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"HOME=" + cmd.Dir, anyPort}, env...) // the last of a name counts
+	cmd.Env = append([]string{"HOME=" + cmd.Dir, "PORT=" + port}, env...) // the last of a name counts
 	return startCommand(t, cmd)
 }
 
