@@ -3,12 +3,18 @@
 package e2e
 
 import (
+	"bufio"
+	"cmp"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/pushertest"
 )
@@ -16,10 +22,7 @@ import (
 // At SIGTERM clients are asked to reconnect at once, and the program exits with 0.
 func TestStopAsksClientsToReconnect(t *testing.T) {
 	p := start(t)
-	client, err := pushertest.Dial(p.url, "local")
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := pushertest.Subscribe(t, p.url, "local", "channel1")
 	if err := p.stop(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
@@ -107,5 +110,89 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
+	}
+}
+
+// Connections that never sent a byte, such as browsers open in advance, don't hold up
+// the end of the program. A click in flight still gets its response.
+func TestStopClosesUnusedConnections(t *testing.T) {
+	upstream := pushertest.NewServer(t)
+	arrived, release := make(chan bool), make(chan bool)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		<-release
+		upstream.ServeHTTP(w, r)
+	})
+	p := start(t, "PUSHER_URL="+upstream.PusherURL)
+	for range 3 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	var click sync.WaitGroup
+	var got pushertest.Clicks
+	click.Go(func() { got.Click(p.url) })
+	<-arrived
+	p.signal(syscall.SIGTERM)
+	p.waitClosed()
+	begin := time.Now()
+	close(release)
+	click.Wait()
+	if err := p.wait(); err != nil || got.Count("200 ok") != 1 {
+		t.Errorf("the program ended with %v, the click with %v", err, got.Responses())
+	}
+	if took := time.Since(begin); took > 3*time.Second { // net/http alone waits 5 s
+		t.Errorf("the program ended %v after the last response", took)
+	}
+}
+
+// A log that nobody reads blocks every request that writes to it, but not the end of
+// the program.
+func TestStopWithBlockedLog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	upstream := pushertest.NewServer(t)
+	upstream.HTTP.Close() // each click fails, and is logged
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{"HOME=" + cmd.Dir, anyPort, "PUSHER_URL=" + upstream.PusherURL, "RATE_LIMIT=0"}
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	line, err := bufio.NewReaderSize(log, 16).ReadString('\n') // the first line, and not much more
+	ready := readyLine.FindStringSubmatch(line)
+	if err != nil || ready == nil {
+		t.Fatalf("the log begins with %q, %v", line, err)
+	}
+	client := &http.Client{Timeout: time.Second}
+	for err == nil {
+		var resp *http.Response
+		if resp, err = client.Post("http://127.0.0.1:"+ready[1]+"/pusher", "", nil); err == nil {
+			resp.Body.Close()
+		}
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	ended := make(chan error, 1)
+	go func() {
+		state, err := cmd.Process.Wait() // without reading the log, unlike cmd.Wait
+		ended <- cmp.Or(err, fmt.Errorf("%v", state))
+	}()
+	select {
+	case err := <-ended:
+		t.Log(err)
+	case <-time.After(pushertest.Timeout):
+		t.Fatal("the program did not end")
 	}
 }
