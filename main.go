@@ -121,7 +121,7 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	}
 	embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 	a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
-	a.channels = channels.New(embedded, log)
+	a.channels = channels.New(embedded, channels.Options{}, log)
 	a.pusher = newClient(a.settings, pusherapi.InProcess(a.channels))
 	a.pusher.Host = "embedded" // not looked up: its requests don't leave this process
 	return a

@@ -114,7 +114,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/templates/index.html", 404, "", "404 page not found"},
 		{"GET", "/app/local", 426, "", "WebSocket"},
 		{"POST", "/apps/1/events", 401, "", "must be signed"},
-		{"GET", "/apps/1/events", 405, "POST", "POST only"},
+		{"GET", "/apps/1/events", 405, "POST", "Method Not Allowed"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
@@ -137,13 +137,13 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// Requests as no browser sends them: what is answered, and that nothing is given away.
+// Requests that no browser sends get a plain status and reveal nothing.
 func TestOddRequests(t *testing.T) {
 	server := startApp(t, nil)
 	tests := []struct {
 		request string // its first line, or more
 		status  int
-		header  string // that the answer must have
+		header  string // that the response must have
 	}{
 		{"GET / HTTP/1.0", 200, ""},
 		{"POST /pusher HTTP/1.0", 200, ""},
@@ -209,7 +209,7 @@ func TestOddRequests(t *testing.T) {
 	}
 }
 
-// What the page is told, by where the events go.
+// The page and its policy name the Channels server that the settings name.
 func TestPageKnowsItsServer(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -299,7 +299,7 @@ func TestRateLimitAndCrossSite(t *testing.T) {
 	}
 }
 
-// 300 clicks at once: each is answered, and each ok is one event.
+// Each of 300 clicks at once gets a response, and each ok is one event.
 func TestManyClicksAtOnce(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := startApp(t, map[string]string{"PUSHER_URL": upstream.PusherURL, "RATE_LIMIT": "0"})
@@ -311,13 +311,13 @@ func TestManyClicksAtOnce(t *testing.T) {
 	clicks.Wait()
 	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks are on their way at once. Wait a second, then click again.")
 	if ok == 0 || ok+busy != 300 || len(upstream.Events()) != ok {
-		t.Errorf("%d events for these answers: %v", len(upstream.Events()), got.Responses())
+		t.Errorf("%d events for these responses: %v", len(upstream.Events()), got.Responses())
 	}
 }
 
-// The upstream restarts under clicks: each is answered, each ok is one event, and
-// what became of the others is said as far as it is known.
-func TestUpstreamRestartsUnderClicks(t *testing.T) {
+// The upstream restarts during clicks: each gets a response, each ok is one event, and
+// an error says whether the event was sent, as far as that is known.
+func TestUpstreamRestartsDuringClicks(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		stop func(*http.Server) error
@@ -360,13 +360,13 @@ func TestUpstreamRestartsUnderClicks(t *testing.T) {
 			ok, unknown := got.Count("200 ok"), got.Count("not known whether the event was sent")
 			failed := got.Count("502 ") + got.Count("503 ") + got.Count("504 ")
 			if got.Count("") != ok+failed {
-				t.Errorf("some clicks had no answer: %v", got.Responses())
+				t.Errorf("some clicks got no response: %v", got.Responses())
 			}
-			if taken := len(upstream.Events()); taken < ok || taken > ok+unknown || tt.name == "orderly" && taken != ok {
-				t.Errorf("%d events for these answers: %v", taken, got.Responses())
+			if events := len(upstream.Events()); events < ok || events > ok+unknown || tt.name == "orderly" && events != ok {
+				t.Errorf("%d events for these responses: %v", events, got.Responses())
 			}
 			if ok == before {
-				t.Error("no click came through after the restart")
+				t.Error("no click succeeded after the restart")
 			}
 		})
 	}
@@ -385,7 +385,7 @@ func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
 	}
 }
 
-// A panic is answered and logged with its stack, and the app lives on.
+// A panic gets a 500 and is logged with its stack; the app goes on.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
 	a := newTestApp(t, settings.Settings{}, &log)
@@ -405,7 +405,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// runProgram is run, in an empty folder.
+// runProgram calls run in an empty folder.
 func runProgram(t *testing.T, env map[string]string, args ...string) (stdout string, err error) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -419,7 +419,7 @@ func TestTriggerCommand(t *testing.T) {
 	env := map[string]string{"PUSHER_URL": upstream.PusherURL}
 	tests := []struct {
 		args []string
-		want string // the event, as taken
+		want string // the event, as the server accepted it
 	}{
 		{[]string{"trigger"}, `{"channels":["test_channel"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
 		{[]string{"trigger", "a"}, `{"channels":["a"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
@@ -634,7 +634,7 @@ func TestFailedClickHasRequestID(t *testing.T) {
 	}
 }
 
-// With -debug, files are read anew at each request, and what passes is logged.
+// With -debug, files are read at each request, and events are logged.
 func TestDebug(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -675,13 +675,12 @@ func TestDebug(t *testing.T) {
 	}
 }
 
-// benchmark asks the app, and then a server that does the least for the same answer,
-// over several connections. What one has over the other is the app's own cost; both
-// include the client.
+// benchmark measures the app, and then a baseline: a server that does the least for the
+// same response. The difference is the app's own cost; both include the client.
 func benchmark(b *testing.B, method, app string, least http.HandlerFunc) {
-	floor := httptest.NewServer(least)
-	b.Cleanup(floor.Close)
-	for _, tt := range []struct{ name, url string }{{"app", app}, {"floor", floor.URL}} {
+	baseline := httptest.NewServer(least)
+	b.Cleanup(baseline.Close)
+	for _, tt := range []struct{ name, url string }{{"app", app}, {"baseline", baseline.URL}} {
 		b.Run(tt.name, func(b *testing.B) {
 			b.ReportAllocs()
 			b.SetParallelism(8)
@@ -710,7 +709,7 @@ func benchmark(b *testing.B, method, app string, least http.HandlerFunc) {
 	}
 }
 
-// BenchmarkIndex is the page, asked for and answered; the floor writes as many bytes.
+// BenchmarkIndex is a GET of the page; the baseline writes as many bytes.
 func BenchmarkIndex(b *testing.B) {
 	app := startApp(b, nil).URL
 	_, text := pushertest.Request(b, "GET", app)
@@ -718,8 +717,8 @@ func BenchmarkIndex(b *testing.B) {
 	benchmark(b, "GET", app, func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
 }
 
-// BenchmarkPush is a click, all the way to an API that answers at once, and back; the
-// floor's call is neither signed nor checked nor bounded.
+// BenchmarkPush is a click and its call to an API that responds at once; the baseline's
+// call is neither signed nor checked nor bounded.
 func BenchmarkPush(b *testing.B) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

@@ -241,7 +241,7 @@ func (p *tab) report() string {
 	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](
 		"location.href + ' ' + JSON.stringify(document.body?.dataset) + '\\n' + document.body?.innerText"))
 	if err != nil {
-		text = err.Error()
+		text = "does not respond: " + err.Error()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

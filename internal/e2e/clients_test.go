@@ -50,6 +50,7 @@ func npmFile(t testing.TB, name string) []byte {
 
 // Pusher's libraries for Node: one triggers by HTTP, two receive.
 func TestNodeClients(t *testing.T) {
+	t.Parallel()
 	modules := npmFolder(t)
 	server := pushertest.NewServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), pushertest.Timeout)

@@ -29,11 +29,13 @@ import (
 // A hosted cluster, under its own name and with TLS: the page's policy lets pusher-js
 // connect by WebSocket, and by SockJS where WebSockets are blocked.
 func TestHostedCluster(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
 		t.Skip("on this system no variable makes a Go program trust the test's certificate")
 	}
 	for _, webSockets := range []bool{true, false} {
 		t.Run(fmt.Sprint("WebSockets ", webSockets), func(t *testing.T) {
+			t.Parallel()
 			upstream := pushertest.NewServer(t)
 			sockJS := pushertest.SockJS(t, upstream.HTTP.URL)
 			var hosts sync.Map // that were connected to
@@ -110,6 +112,7 @@ func startProxy(t testing.TB, address string) string {
 
 // Two instances with one PUSHER_URL: a click on either alerts the pages of both.
 func TestTwoInstances(t *testing.T) {
+	t.Parallel()
 	upstream := pushertest.NewServer(t)
 	var pages []*tab
 	for range 2 {

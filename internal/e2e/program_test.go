@@ -29,10 +29,11 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
-	// go test would keep results until a file of this package changes. They depend on
-	// more: the program, the browsers, npm. Without this log it can't.
+	// The results depend on the program, the browsers and npm. go test sees none of
+	// them, and without this log of what it can see it never shows an old result.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
+	flag.Set("test.parallel", "6") // they wait more than they work
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
@@ -70,12 +71,15 @@ type program struct {
 	log []string // lines of stdout and stderr
 }
 
-// anyPort has the program listen on a free port.
-const anyPort = "PORT=0"
-
-// start starts the program with more environment variables, and waits until it is
-// ready. It listens on a free port unless the variables say otherwise.
+// start starts the program on a free port, with more environment variables, and waits
+// until it is ready.
 func start(t testing.TB, env ...string) *program {
+	t.Helper()
+	return startOn(t, "0", env...)
+}
+
+// startOn is start with a port.
+func startOn(t testing.TB, port string, env ...string) *program {
 	t.Helper()
 	binary, err := buildProgram()
 	if err != nil {
@@ -83,7 +87,7 @@ func start(t testing.TB, env ...string) *program {
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"HOME=" + cmd.Dir, anyPort}, env...) // the last of a name counts
+	cmd.Env = append([]string{"HOME=" + cmd.Dir, "PORT=" + port}, env...) // the last of a name counts
 	return startCommand(t, cmd)
 }
 
@@ -96,7 +100,16 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		if strings.Contains(p.logged(), "DATA RACE") {
+			t.Error(p.logged())
+		}
+		if t.Failed() {
+			log := strings.SplitAfter(p.logged(), "\n")
+			t.Logf("the end of the log of %s:\n%s", p.url, strings.Join(log[max(0, len(log)-20):], ""))
+		}
+	})
 	go func() { in.CloseWithError(cmp.Or(cmd.Wait(), io.EOF)) }()
 	ready := make(chan string, 1)
 	go p.readLog(bufio.NewScanner(output), ready)

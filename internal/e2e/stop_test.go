@@ -22,7 +22,11 @@ import (
 // At SIGTERM clients are asked to reconnect at once, and the program exits with 0.
 func TestStopAsksClientsToReconnect(t *testing.T) {
 	p := start(t)
-	client := pushertest.Subscribe(t, p.url, "local", "channel1")
+	client, err := pushertest.Dial(p.url, "local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Next(t) // connection_established
 	if err := p.stop(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
@@ -36,6 +40,8 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 func TestStopDuringClicks(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)
+	releaseAll := sync.OnceFunc(func() { close(release) })
+	defer releaseAll() // the server waits for its requests
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if len(upstream.Events()) >= 50 {
 			<-release
@@ -51,14 +57,14 @@ func TestStopDuringClicks(t *testing.T) {
 	pushertest.WaitFor(t, "some clicks", func() bool { return got.Count("200 ok") >= 50 })
 	p.signal(syscall.SIGTERM)
 	p.waitClosed()
-	close(release)
+	releaseAll()
 	clicks.Wait()
 	if err := p.wait(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
 	ok := got.Count("200 ok")
-	if taken := len(upstream.Events()); taken != ok || ok+got.Count("503 ")+got.Count("none") != 300 {
-		t.Errorf("%d events for these responses: %v", taken, got.Responses())
+	if events := len(upstream.Events()); events != ok || ok+got.Count("503 ")+got.Count("none") != 300 {
+		t.Errorf("%d events for these responses: %v", events, got.Responses())
 	}
 }
 
@@ -74,13 +80,8 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				<-release
 				io.WriteString(w, "{}")
 			})
-			defer func() {
-				select {
-				case <-release:
-				default:
-					close(release)
-				}
-			}()
+			releaseAll := sync.OnceFunc(func() { close(release) })
+			defer releaseAll()
 			p := start(t, "PUSHER_URL="+upstream.PusherURL)
 			response := make(chan string, 1)
 			go func() {
@@ -102,7 +103,7 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				}
 				return
 			}
-			close(release)
+			releaseAll()
 			if got := <-response; got != "ok" {
 				t.Errorf("the click in flight got %q", got)
 			}
@@ -123,6 +124,8 @@ func TestStopClosesUnusedConnections(t *testing.T) {
 		<-release
 		upstream.ServeHTTP(w, r)
 	})
+	releaseAll := sync.OnceFunc(func() { close(release) })
+	defer releaseAll()
 	p := start(t, "PUSHER_URL="+upstream.PusherURL)
 	for range 3 {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
@@ -138,7 +141,7 @@ func TestStopClosesUnusedConnections(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.waitClosed()
 	begin := time.Now()
-	close(release)
+	releaseAll()
 	click.Wait()
 	if err := p.wait(); err != nil || got.Count("200 ok") != 1 {
 		t.Errorf("the program ended with %v, the click with %v", err, got.Responses())
@@ -162,7 +165,7 @@ func TestStopWithBlockedLog(t *testing.T) {
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = t.TempDir()
-	cmd.Env = []string{"HOME=" + cmd.Dir, anyPort, "PUSHER_URL=" + upstream.PusherURL, "RATE_LIMIT=0"}
+	cmd.Env = []string{"HOME=" + cmd.Dir, "PORT=0", "PUSHER_URL=" + upstream.PusherURL, "RATE_LIMIT=0"}
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
