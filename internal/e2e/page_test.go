@@ -21,7 +21,7 @@ func TestBothTabsAlert(t *testing.T) {
 	for _, cdn := range []cdn{served, blocked, silent} {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
-			app := start(t)
+			app := start(t, "RATE_LIMIT=0")
 			one, two := newTab(t, cdn), newTab(t, cdn)
 			one.open(app.url, "connected")
 			two.open(app.url, "connected")
