@@ -132,6 +132,7 @@ func TestTwoInstances(t *testing.T) {
 // What the program prints for another terminal works there as it is: trigger, and a
 // second app that shares the events.
 func TestSecondTerminal(t *testing.T) {
+	t.Parallel()
 	binary, err := buildProgram()
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +173,17 @@ func TestSecondTerminal(t *testing.T) {
 	if got := client.Next(t); !strings.Contains(got, event.message) {
 		t.Errorf("a click in the second app sent %s", got)
 	}
+	t.Run("pages", func(t *testing.T) {
+		pages := []*tab{newTab(t, served), newTab(t, served)}
+		pages[0].open(first.url, "connected")
+		pages[1].open(second.url, "connected")
+		for _, clicked := range pages {
+			clicked.click()
+			for _, p := range pages {
+				p.wantAlert()
+			}
+		}
+	})
 }
 
 // The Procfile, under a process manager: the port, the variables that old add-ons set,
