@@ -309,7 +309,7 @@ func TestManyClicksAtOnce(t *testing.T) {
 		clicks.Go(func() { got.Click(app.URL) })
 	}
 	clicks.Wait()
-	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks are on their way at once. Wait a second, then click again.")
+	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks are in flight. Wait a second, then click again.")
 	if ok == 0 || ok+busy != 300 || len(upstream.Events()) != ok {
 		t.Errorf("%d events for these responses: %v", len(upstream.Events()), got.Responses())
 	}
@@ -393,7 +393,7 @@ func TestPanic(t *testing.T) {
 	defer server.Close()
 	working := a.pusher
 	a.pusher = nil
-	if resp, text := pushertest.Request(t, "POST", server.URL+"/pusher"); resp.StatusCode != 500 || !strings.Contains(text, "its log says what") {
+	if resp, text := pushertest.Request(t, "POST", server.URL+"/pusher"); resp.StatusCode != 500 || !strings.Contains(text, "its log has the details") {
 		t.Errorf("%d %q", resp.StatusCode, text)
 	}
 	a.pusher = working
