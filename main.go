@@ -142,11 +142,11 @@ func trigger(set settings.Settings, args []string, stdout io.Writer) error {
 		return errors.New("trigger takes a channel, an event and its data, no more; put quotes around data that holds spaces")
 	}
 	copy(what, args)
-	if err := newClient(set, network()).Trigger(what[0], what[1], what[2]); err != nil {
+	if err := newClient(set, pusherapi.NewTransport(1)).Trigger(what[0], what[1], what[2]); err != nil {
 		_, text := pusherapi.Explain(err, serverName(set))
 		return errors.New(text)
 	}
-	fmt.Fprintf(stdout, "%s took the event %s on the channel %s.\n", serverName(set), what[1], what[0])
+	fmt.Fprintf(stdout, "%s took the event %s on the channel %s.\n", serverAddress(set), what[1], what[0])
 	return nil
 }
 
@@ -162,7 +162,7 @@ type app struct {
 
 func newApp(set settings.Settings, log *slog.Logger) *app {
 	a := &app{settings: set, log: log}
-	transport := network()
+	transport := pusherapi.NewTransport(maxTriggers)
 	if set.Embedded() {
 		own := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret, a.settings.Host = own.ID, own.Key, own.Secret, "embedded"
@@ -187,19 +187,12 @@ func newClient(set settings.Settings, transport http.RoundTripper) *pusher.Clien
 		Secret:     set.Secret,
 		Host:       set.Host,
 		Secure:     set.Secure,
-		HTTPClient: &http.Client{Transport: pusherapi.Transport(transport)},
+		HTTPClient: &http.Client{Transport: transport},
 	}
 }
 
-// network is for many calls at a time to one host.
-func network() http.RoundTripper {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxTriggers, maxTriggers
-	t.DisableCompression = true // answers are a few bytes
-	return t
-}
-
-// serverName is how messages call the server that takes the events.
+// serverName is how the page's messages name the server that events go to. Visitors
+// read them, so a self-hosted server's host is not in them.
 func serverName(set settings.Settings) string {
 	switch {
 	case set.Embedded():
@@ -207,8 +200,16 @@ func serverName(set settings.Settings) string {
 	case set.SocketURL == "":
 		return "Pusher"
 	default:
+		return "the Channels server"
+	}
+}
+
+// serverAddress is how the log and the trigger command name the same server.
+func serverAddress(set settings.Settings) string {
+	if set.SocketURL != "" {
 		return set.Host
 	}
+	return serverName(set)
 }
 
 // page is what templates/index.html shows.
@@ -272,7 +273,7 @@ func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, data)
 	if err != nil {
 		status, text := pusherapi.Explain(err, serverName(a.settings))
-		a.log.Warn("click failed", "status", status, "reason", text)
+		a.log.Warn("click failed", "status", status, "server", a.settings.Host, "reason", text)
 		http.Error(w, text, status)
 		return
 	}
@@ -352,7 +353,7 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	if a.settings.Embedded() {
 		credentials = "none, none needed"
 	}
-	a.log.Info("ready", "page", "http://"+address+"/", "events", serverName(a.settings), "credentials", credentials)
+	a.log.Info("ready", "page", "http://"+address+"/", "events", serverAddress(a.settings), "credentials", credentials)
 	if a.settings.Embedded() && at.IP.IsLoopback() {
 		// The one place where a secret is shown: it was made at this start, is worth
 		// nothing elsewhere, and is shown only to who started the program.
