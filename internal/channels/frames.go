@@ -21,9 +21,9 @@ var (
 	pongMessage = jsonFrame(outgoing{Event: "pusher:pong", Data: jsonString("{}")})
 )
 
-// jsonString is s as a JSON string.
+// jsonString returns s as a JSON string.
 func jsonString(s string) json.RawMessage {
-	b, _ := json.Marshal(s) // of a string can't fail
+	b, _ := json.Marshal(s) // a string can't fail
 	return b
 }
 
@@ -32,8 +32,11 @@ func jsonFrame(m outgoing) []byte {
 	return frame(gws.OpcodeText, b)
 }
 
-// closeFrame is a close with a code and as much of the reason as fits a control
-// frame (125 bytes; RFC 6455, section 5.5).
+// closeOpcode is the first byte of an unfragmented close frame.
+const closeOpcode = 0x80 | byte(gws.OpcodeCloseConnection)
+
+// closeFrame returns a close frame with as much of the reason as fits a control frame
+// (125 bytes; RFC 6455, section 5.5).
 func closeFrame(code uint16, reason string) []byte {
 	for len(reason) > 123 {
 		_, size := utf8.DecodeLastRuneInString(reason)
@@ -42,9 +45,9 @@ func closeFrame(code uint16, reason string) []byte {
 	return frame(gws.OpcodeCloseConnection, append(binary.BigEndian.AppendUint16(nil, code), reason...))
 }
 
-// frame is a whole, unmasked frame (RFC 6455, section 5.2). Frames are made here
-// and not by gws, which makes and writes one at a time: made once, a frame
-// serves every subscriber, and those that wait for one subscriber share a write.
+// frame returns an unmasked, unfragmented frame (RFC 6455, section 5.2). gws would
+// build and write a frame for each subscriber; here all subscribers share one, and the
+// frames that wait for a subscriber share a write.
 func frame(op gws.Opcode, payload []byte) []byte {
 	const fin = 0x80
 	b := make([]byte, 0, 10+len(payload))

@@ -7,8 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/lxzan/gws"
 	"github.com/pusher/pusher-http-go/v5"
@@ -38,7 +39,7 @@ func FuzzSignature(f *testing.F) {
 		if flip == 0 {
 			return
 		}
-		s := New(App{"1", "key", secret}, slog.New(slog.DiscardHandler))
+		s := New(App{"1", "key", secret}, Options{}, slog.New(slog.DiscardHandler))
 		defer s.Close()
 		wire := &tamper{handler: s, change: func(*http.Request) {}}
 		client := pusher.Client{AppID: "1", Key: "key", Secret: secret, Host: "x", HTTPClient: &http.Client{Transport: wire}}
@@ -73,43 +74,76 @@ func FuzzMessages(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	s := New(App{"1", "key", "secret"}, slog.New(slog.DiscardHandler))
+	s := New(App{"1", "key", "secret"}, Options{}, slog.New(slog.DiscardHandler))
 	f.Cleanup(s.Close)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		k := &socket{server: s, id: "1.1", writing: true} // a writer that never comes: all stays in waiting
+		c := &connection{server: s, id: "1.1", writing: true} // as if a write never ended: all stays queued
+		s.open.Add(1)
 		message := &gws.Message{Opcode: gws.OpcodeText, Data: bytes.NewBuffer(text)}
-		k.handle(message)
-		if len(k.waiting) > 1 {
-			t.Errorf("%d answers to one message", len(k.waiting))
+		c.handle(message)
+		if len(c.queue) > 1 {
+			t.Errorf("%d responses to one message", len(c.queue))
 		}
-		s.remove(k)
+		s.remove(c)
 		if len(s.channels) != 0 {
 			t.Errorf("left behind: %v", s.channels)
 		}
 	})
 }
 
-// FuzzFrames sends anything after the handshake, and looks whether the server
-// still serves.
+// FuzzFrames sends anything after the handshake. The server sends only whole frames and
+// at most one close frame, last; nothing of the connection is left behind; and another
+// connection still works.
 func FuzzFrames(f *testing.F) {
 	for _, seed := range []string{
 		"\x81\x82\x00\x00\x00\x00{}", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00",
 		"\x01\x80\x00\x00\x00\x00\x80\x80\x00\x00\x00\x00", "\x88\x80\x00\x00\x00\x00", "\x89\x80\x00\x00\x00\x00\x82",
+		"\x88\x82\x00\x00\x00\x00\x03\xe8\x81\x82\x00\x00\x00\x00{}", "\x82\x81\x00\x00\x00\x00x\x88\x80\x00\x00\x00\x00",
 	} {
 		f.Add([]byte(seed))
 	}
-	s := New(App{"1", "k", "secret"}, slog.New(slog.DiscardHandler))
+	s := New(app, Options{}, slog.New(slog.DiscardHandler))
 	server := httptest.NewServer(s)
 	f.Cleanup(func() { server.Close(); s.Close() })
+	witness := dialRaw(f, server)
 	f.Fuzz(func(t *testing.T, bytes []byte) {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
-		if err != nil {
-			t.Skip("no more local ports: ", err)
+		witness.t = t
+		witness.conn.SetDeadline(time.Now().Add(patience))
+		c := dialRaw(t, server)
+		c.conn.Write(bytes) // may fail: the server may have closed already
+		c.conn.(*net.TCPConn).CloseWrite()
+		closed := false
+		for {
+			head, payload := c.frame()
+			if head == 0 {
+				break
+			}
+			if closed {
+				t.Fatalf("after a close frame came %x %q", head, payload)
+			}
+			closed = head == closeOpcode
 		}
-		defer conn.Close()
-		io.WriteString(conn, "GET /app/k?protocol=7 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-		conn.Write(bytes)
-		conn.(*net.TCPConn).CloseWrite()
-		io.Copy(io.Discard, conn)
+		if !closed {
+			t.Error("the connection ended without a close frame")
+		}
+		witness.write(0x89, "alive?")
+		if head, payload := witness.frame(); head != 0x8A || string(payload) != "alive?" {
+			t.Fatalf("another connection got %x %q, want its pong", head, payload)
+		}
+		for end := time.Now().Add(patience); ; runtime.Gosched() {
+			s.mu.Lock()
+			connections, queued := len(s.connections), s.queued.Load()
+			for c := range s.connections {
+				c.messages.Store(0) // more pings than the rate limit allows
+				c.received.Store(0)
+			}
+			s.mu.Unlock()
+			if connections == 1 && queued == 0 {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d connections and %d queued frames are left", connections-1, queued)
+			}
+		}
 	})
 }

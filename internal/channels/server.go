@@ -1,27 +1,35 @@
 // Package channels is an embedded Pusher Channels server: public channels, in
-// memory, for one app. It speaks as much of the Channels protocol, version 7, as
-// pusher-js needs to subscribe and any Channels library needs to trigger, so
+// memory, for one app. It implements as much of the Channels protocol, versions 5 to
+// 7, as pusher-js needs to subscribe and any Channels library needs to trigger, so
 // that an app that uses Channels can be tried, developed and tested without an
 // account.
 //
-//	GET  /app/{key}               the WebSocket that pages subscribe on
+//	GET  /app/{key}               the WebSocket that clients subscribe on
 //	POST /apps/{id}/events        triggers one event on up to 100 channels
 //	POST /apps/{id}/batch_events  triggers up to 10 events
 //
-// Nothing is kept: an event goes to whoever is subscribed at that moment.
+// Not implemented: private, presence, encrypted and cache channels, client events,
+// user authentication, webhooks, and API requests that query channels.
+//
+// Events are not stored: only current subscribers receive an event.
 package channels
 
 import (
+	"bufio"
 	"context"
-	"errors"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -30,270 +38,353 @@ import (
 // Limits. Those of the protocol are Pusher's own
 // (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
 const (
-	maxSockets           = 20_000   // beyond it, 4100
-	maxChannelsPerSocket = 100      // of one socket, at one time
-	maxMessage           = 100_000  // bytes of one message from a client
-	maxWaiting           = 1 << 20  // bytes that may wait for one slow subscriber
-	maxMessageRate       = 500      // messages of one socket between two sweeps
-	maxChannelName       = 164      // characters; a rule of the protocol
-	maxEventName         = 200      // characters; a rule of the protocol
-	maxEventData         = 10 << 10 // bytes, decoded; a rule of the protocol
-	maxEventChannels     = 100      // a rule of the protocol
-	maxBatch             = 10       // events; a rule of the protocol
-	maxBody              = 1 << 20  // bytes: a full batch, however its JSON is escaped
-	maxClockSkew         = 600      // seconds between auth_timestamp and now; a rule of the protocol
-	activityTimeout      = 120      // seconds, told to clients: they ping after this much silence
-	protocolVersion      = "7"      // the one that pusher-js speaks
-	handshakeTime        = 5 * time.Second
-	pingAfter            = 25 * time.Second // of silence; below the 55 s after which Heroku's router cuts
-	dropAfter            = 60 * time.Second // of silence, so at least one ping went unanswered
-	writeTime            = 10 * time.Second // that a peer may take to accept what is being written
-	closeTime            = 2 * time.Second  // that a peer may take to answer a close
-	sweepEvery           = 5 * time.Second
+	maxConnections   = 20_000   // more get 4100
+	maxPerClient     = 500      // connections of one client address: an office behind one address
+	maxSubscriptions = 100      // channels of one connection
+	maxMessage       = 8 << 10  // bytes of one message from a client; a subscription needs 300
+	maxMessages      = 500      // from one connection between two sweeps
+	maxReceivedBytes = 64 << 10 // from one connection between two sweeps
+	maxChannelName   = 164      // characters; Pusher's
+	maxEventName     = 200      // characters; Pusher's
+	maxEventData     = 10 << 10 // bytes, decoded; Pusher's
+	maxEventChannels = 100      // Pusher's
+	maxBatch         = 10       // events; Pusher's
+	maxBody          = 1 << 20  // bytes: a full batch, however its JSON is escaped
+	maxClockSkew     = 600      // seconds between auth_timestamp and now; Pusher's
+
+	// What waits for slow subscribers. The subscribers of a channel share its frames:
+	// each queue holds only a slice of 24 bytes for a frame.
+	maxQueuedBytes  = 16 << 20 // of one connection: 1,600 of the largest events
+	maxQueuedFrames = 8192     // of one connection
+	maxQueuedTotal  = 1 << 20  // frames of all connections
+	maxBatchBytes   = 64 << 10 // of one write, which has writeTimeout
+
+	activityTimeout = 120 // seconds, sent to clients: they ping after this much silence
+	sweepInterval   = 5 * time.Second
+	pingAfter       = 25 * time.Second // of silence; Heroku's router cuts after 55 s
+	dropAfter       = 60 * time.Second // of silence, so at least one ping went unanswered
+	writeTimeout    = 10 * time.Second // for a client to accept a batch
+	closeTimeout    = 2 * time.Second  // for a client to answer a close
+	lingerTime      = 300 * time.Millisecond
 )
 
-// Close codes tell pusher-js what to do next: 4000 to 4099 not to come back,
-// 4100 to 4199 to come back after a while, 4200 to 4299 at once.
+// Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to
+// 4199 to reconnect after a second or more, 4200 to 4299 to reconnect at once.
 // (https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/#error-codes)
 const (
-	codeUnknownKey    = 4001
-	codeBadProtocol   = 4007
-	codeUnauthorized  = 4009
-	codeOverCapacity  = 4100
-	codeReconnect     = 4200
-	codeNoPong        = 4201
-	codeTooMany       = 4301
-	codeUnsupported   = 1003 // RFC 6455, section 7.4.1
+	codeUnknownKey         = 4001
+	codeUnreadableProtocol = 4006
+	codeUnknownProtocol    = 4007
+	codeMissingProtocol    = 4008
+	codeUnauthorized       = 4009
+	codeOverCapacity       = 4100
+	codeReconnect          = 4200
+	codeNoPong             = 4201
+
+	// RFC 6455, section 7.4.1.
+	codeProtocolError = 1002
+	codeUnsupported   = 1003
+	codeTooLarge      = 1009
 	codeInternalError = 1011
 )
 
 // App is the app that a Server serves. All fields are required.
 type App struct {
-	ID     string // names the app in the HTTP API's paths
-	Key    string // names the app to clients; public
+	ID     string // identifies the app in the HTTP API's paths
+	Key    string // identifies the app to clients; public
 	Secret string // signs the HTTP API's requests; never logged
 }
 
-// Server is the http.Handler of one app's channels.
+// Options are limits of a Server. The zero value is valid.
+type Options struct {
+	// MaxConnections is how many WebSockets may be open at one time; 0 means 20,000.
+	MaxConnections int
+
+	// ClientAddress returns the address that a request came from. Each may hold open
+	// 500 WebSockets at one time. If it is nil, there is no such limit.
+	ClientAddress func(*http.Request) netip.Prefix
+}
+
+// Server is an http.Handler that serves one app's channels.
 type Server struct {
 	app      App
+	options  Options
 	log      *slog.Logger
 	mux      *http.ServeMux
 	upgrader *gws.Upgrader
+	started  time.Time
 	stop     context.CancelFunc // ends the sweeping
-	reading  sync.WaitGroup     // one for each socket
+	open     sync.WaitGroup     // one for each connection
+	queued   atomic.Int64       // frames in all queues
 
-	mu       sync.Mutex // held while an event is handed out: all subscribers hear events in one order
-	closed   bool
-	lastID   uint64
-	sockets  map[*socket]struct{}
-	channels map[string][]*socket // subscribers, in the order they came: memory is read in order too
+	mu          sync.Mutex // held while an event is published: all subscribers receive events in one order
+	closed      bool
+	lastID      uint64
+	connections map[*connection]struct{}
+	clients     map[netip.Prefix]int     // connections by client address
+	channels    map[string][]*connection // subscribers; a slice keeps the memory in order
 }
 
-// New returns a running server for app. Connections, subscriptions and events
-// are logged to log at level debug. Close must be called to end it.
-func New(app App, log *slog.Logger) *Server {
+// New returns a running server for app. The caller must call Close to end it. It logs
+// connections, subscriptions and events to log at level debug, and at higher levels
+// what goes wrong: clients can repeat that without end, so log must be bounded.
+func New(app App, options Options, log *slog.Logger) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
-		app:      app,
-		log:      log,
-		mux:      http.NewServeMux(),
-		stop:     stop,
-		sockets:  make(map[*socket]struct{}),
-		channels: make(map[string][]*socket),
+		app:         app,
+		options:     options,
+		log:         log,
+		mux:         http.NewServeMux(),
+		started:     time.Now(),
+		stop:        stop,
+		connections: make(map[*connection]struct{}),
+		clients:     make(map[netip.Prefix]int),
+		channels:    make(map[string][]*connection),
 	}
-	s.upgrader = gws.NewUpgrader(events{}, &gws.ServerOption{
+	if s.options.MaxConnections == 0 {
+		s.options.MaxConnections = maxConnections
+	}
+	s.upgrader = gws.NewUpgrader(handler{}, &gws.ServerOption{
 		ReadMaxPayloadSize: maxMessage,
-		ReadBufferSize:     512, // what clients send is short; it is held for each socket
-		HandshakeTimeout:   handshakeTime,
+		HandshakeTimeout:   closeTimeout,
 		CheckUtf8Enabled:   true,
-		Logger:             gwsLogger{log},
-		NewSession:         func() gws.SessionStorage { return &socket{server: s} },
+		NewSession:         func() gws.SessionStorage { return nil },
 	})
-	s.route("GET", "/app/{key}", s.serveSocket)
-	s.route("POST", "/apps/{id}/events", s.serveEvents)
-	s.route("POST", "/apps/{id}/batch_events", s.serveBatch)
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "Nothing is here. This Channels server answers GET /app/KEY (WebSocket), POST /apps/ID/events and POST /apps/ID/batch_events.", http.StatusNotFound)
-	})
+	s.mux.HandleFunc("GET /app/{key}", s.serveWebSocket)
+	s.mux.HandleFunc("POST /apps/{id}/events", s.serveEvents)
+	s.mux.HandleFunc("POST /apps/{id}/batch_events", s.serveBatch)
 	go s.sweep(ctx)
 	return s
 }
 
-func (s *Server) route(method, path string, handle http.HandlerFunc) {
-	s.mux.HandleFunc(method+" "+path, handle)
-	s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", method)
-		http.Error(w, "This address takes "+method+" only.", http.StatusMethodNotAllowed)
-	})
-}
-
+// ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close tells every client to reconnect at once (close code 4200), waits up to
-// 2 s for their answers, and ends all connections. New ones are then refused.
+// Close asks every client to reconnect at once (close code 4200) and ends all
+// connections, for which it waits up to 5 s. The server accepts no new ones.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
-	for k := range s.sockets {
-		k.close(codeReconnect, "This server is stopping. Reconnect at once.")
+	for c := range s.connections {
+		c.closeWith(codeReconnect, "This server is stopping. Reconnect at once.")
 	}
 	s.mu.Unlock()
 	s.stop()
-	s.reading.Wait() // each read ends within closeTime
+	ended := make(chan struct{})
+	go func() {
+		s.open.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(2*closeTimeout + time.Second): // a handshake and a close, each bounded
+	}
 }
 
-// serveSocket makes the request a WebSocket. What is wrong with the key or the
-// protocol is told on the socket, as browsers show a page nothing of a refused
-// handshake.
-func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
-	if !sameOrigin(r) {
-		http.Error(w, "WebSockets are taken from this server's own pages only: the Origin header names another site.", http.StatusForbidden)
-		return
-	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || r.Header.Get("Sec-WebSocket-Version") != "13" {
+// serveWebSocket upgrades a request to a WebSocket. The server sends what is wrong
+// with the origin, the key or the protocol over the WebSocket, because browsers hide
+// a failed handshake's reason from the page.
+func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if !isHandshake(r.Header) {
+		s.log.Info("WebSocket handshake failed")
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		http.Error(w, "This address speaks WebSocket (RFC 6455, version 13): connect to it with a Channels client such as pusher-js.", http.StatusUpgradeRequired)
+		http.Error(w, "Not a WebSocket handshake (RFC 6455, version 13): connect with a Channels client such as pusher-js.", http.StatusUpgradeRequired)
 		return
 	}
-	if !s.enter() {
+	if !s.reserve() {
 		http.Error(w, "This server is stopping. Try again in a moment.", http.StatusServiceUnavailable)
 		return
 	}
-	conn, err := s.upgrader.Upgrade(w, r)
+	netConn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		s.log.Debug("WebSocket handshake failed", "error", err)
-		s.reading.Done()
+		s.open.Done()
+		http.Error(w, "WebSockets need HTTP/1.1.", http.StatusHTTPVersionNotSupported)
 		return
 	}
-	k := conn.Session().(*socket)
-	k.conn = conn
-	k.heard.Store(time.Now().UnixNano())
-	code, text := s.admit(k, r.PathValue("key"), r.URL.Query().Get("protocol"))
-	if code == 0 {
-		s.log.Debug("connected", "socket", k.id)
-		k.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: jsonString(
-			fmt.Sprintf(`{"socket_id":"%s","activity_timeout":%d}`, k.id, activityTimeout))}))
-	} else {
-		s.log.Debug("connection refused", "code", code, "reason", text)
-		k.sendError(code, text)
-		k.close(uint16(code), text)
+	c := &connection{Conn: netConn, server: s}
+	// What clients send is short, and the buffer is held for each connection.
+	ws, err := s.upgrader.UpgradeFromConn(c, bufio.NewReaderSize(c, 512), r)
+	if err != nil { // the client is gone
+		netConn.Close()
+		s.open.Done()
+		return
 	}
-	// A goroutine of its own, so that what net/http keeps for the request is freed.
-	go k.read()
+	s.admit(c, r)
+	go c.read(ws) // in a goroutine of its own, which frees what net/http keeps for the request
 }
 
-// enter counts one more socket for Close to wait for, unless it is too late.
-func (s *Server) enter() bool {
+// isHandshake checks the headers before the connection is hijacked: afterwards no
+// HTTP response is possible.
+func isHandshake(h http.Header) bool {
+	key, err := base64.StdEncoding.DecodeString(h.Get("Sec-WebSocket-Key"))
+	return err == nil && len(key) == 16 &&
+		strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") &&
+		strings.EqualFold(h.Get("Upgrade"), "websocket") &&
+		h.Get("Sec-WebSocket-Version") == "13"
+}
+
+// reserve makes Close wait for one more connection. It returns false once the server
+// is closed.
+func (s *Server) reserve() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.reading.Add(1)
+		s.open.Add(1)
 	}
 	return !s.closed
 }
 
-// admit counts k among the sockets, or gives the close code to refuse it with.
-// Refused sockets are counted too until they are gone.
-func (s *Server) admit(k *socket, key, protocol string) (code int, text string) {
+// admit registers c and sends it the first message: that the connection is
+// established, or why it is closed. A refused connection counts until it has ended.
+func (s *Server) admit(c *connection, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastID++
-	k.id = fmt.Sprintf("%d.%d", 1+rand.Uint32N(1<<30), s.lastID)
+	c.id = fmt.Sprintf("%d.%d", 1+rand.Uint32N(1<<30), s.lastID)
+	if s.options.ClientAddress != nil {
+		c.client = s.options.ClientAddress(r)
+	}
+	code, reason := s.refusal(c, r)
+	s.connections[c] = struct{}{}
+	s.clients[c.client]++
+	if code != 0 {
+		c.sendError(code, reason)
+		c.closeWith(uint16(code), reason)
+		return
+	}
+	s.log.Debug("connected", "connection", c.id)
+	c.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: jsonString(
+		fmt.Sprintf(`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout))}))
+}
+
+// refusal returns the close code and the reason if c can't be admitted. The caller
+// holds s.mu.
+func (s *Server) refusal(c *connection, r *http.Request) (code int, reason string) {
+	key, protocol := r.PathValue("key"), r.URL.Query().Get("protocol")
+	version, err := strconv.Atoi(protocol)
 	switch {
-	case s.closed: // not 4200: before a connection is established pusher-js would try without pause
-		code, text = codeOverCapacity, "This server is stopping. Come back in a moment."
-	case len(s.sockets) >= maxSockets:
-		code, text = codeOverCapacity, "This server is full. Try again later."
+	case s.closed: // not 4200: before a connection is established, pusher-js would retry without pause
+		return codeOverCapacity, "This server is stopping. Reconnect in a moment."
+	case len(s.connections) >= s.options.MaxConnections:
+		return codeOverCapacity, "This server has too many connections. Reconnect later."
+	case s.options.ClientAddress != nil && s.clients[c.client] >= maxPerClient:
+		return codeOverCapacity, "Your network address has too many connections to this server. Reconnect later."
+	case !allowedOrigin(r):
+		return codeUnauthorized, fmt.Sprintf("The origin %.50q is not allowed: only this server's own pages may connect.", r.Header.Get("Origin"))
 	case key != s.app.Key:
-		code, text = codeUnknownKey, fmt.Sprintf("App key %.40q not in this cluster. Did you forget to specify the cluster?", key)
-	case protocol != protocolVersion:
-		code, text = codeBadProtocol, "Unsupported protocol version. This server speaks version "+protocolVersion+"."
+		return codeUnknownKey, fmt.Sprintf("App key %.40q not in this cluster. Did you forget to specify the cluster?", key)
+	case protocol == "":
+		return codeMissingProtocol, "No protocol version. Connect with ?protocol=7."
+	case err != nil:
+		return codeUnreadableProtocol, "Invalid protocol version. Connect with ?protocol=7."
+	case version < 5 || version > 7:
+		return codeUnknownProtocol, "Unsupported protocol version. This server supports versions 5, 6 and 7."
 	}
-	s.sockets[k] = struct{}{}
-	return code, text
+	return 0, ""
 }
 
-// remove forgets k, wherever it is subscribed.
-func (s *Server) remove(k *socket) {
+// remove forgets c and its subscriptions.
+func (s *Server) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(k.channels) > 0 {
-		s.leave(k, len(k.channels)-1)
+	for len(c.subscriptions) > 0 {
+		s.removeSubscription(c, len(c.subscriptions)-1)
 	}
-	delete(s.sockets, k)
+	delete(s.connections, c)
+	if s.clients[c.client]--; s.clients[c.client] == 0 {
+		delete(s.clients, c.client)
+	}
+	s.open.Done()
 }
 
-// subscribe has k hear the events of a channel. It returns what is wrong, if
-// anything, for the client.
-func (s *Server) subscribe(k *socket, name string) string {
+// subscribe adds c to the subscribers of a channel. It returns the problem, if any,
+// in words for the client.
+func (s *Server) subscribe(c *connection, channel string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case k.subscription(name) >= 0:
-		return "Existing subscription to channel " + name
-	case len(k.channels) >= maxChannelsPerSocket:
-		return fmt.Sprintf("One connection may subscribe to %d channels at most. Unsubscribe from some first.", maxChannelsPerSocket)
+	case c.subscription(channel) >= 0:
+		return "Existing subscription to channel " + channel
+	case len(c.subscriptions) >= maxSubscriptions:
+		return fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions)
 	}
-	k.channels = append(k.channels, subscription{name, len(s.channels[name])})
-	s.channels[name] = append(s.channels[name], k)
-	// Under the lock, so that no event of the channel gets ahead of it.
-	k.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: name, Data: jsonString("{}")}))
+	c.subscriptions = append(c.subscriptions, subscription{channel, len(s.channels[channel])})
+	s.channels[channel] = append(s.channels[channel], c)
+	// While s.mu is held, so that no event of the channel is sent before it.
+	c.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: jsonString("{}")}))
+	s.log.Debug("subscribed", "connection", c.id, "channel", channel)
 	return ""
 }
 
-func (s *Server) unsubscribe(k *socket, name string) {
+func (s *Server) unsubscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := k.subscription(name); i >= 0 {
-		s.leave(k, i)
+	if i := c.subscription(channel); i >= 0 {
+		s.removeSubscription(c, i)
+		s.log.Debug("unsubscribed", "connection", c.id, "channel", channel)
 	}
 }
 
-// leave ends k's i-th subscription. It is called with s.mu held.
-func (s *Server) leave(k *socket, i int) {
-	left := k.channels[i]
-	k.channels = slices.Delete(k.channels, i, i+1)
-	// The last subscriber takes the place, so that the others keep theirs.
-	subscribers := s.channels[left.channel]
+// removeSubscription removes the i-th subscription of c. The caller holds s.mu.
+func (s *Server) removeSubscription(c *connection, i int) {
+	removed := c.subscriptions[i]
+	c.subscriptions = slices.Delete(c.subscriptions, i, i+1)
+	// The last subscriber moves into the gap, so that the others keep their indexes.
+	subscribers := s.channels[removed.channel]
 	end := len(subscribers) - 1
-	if last := subscribers[end]; last != k {
-		subscribers[left.place] = last
-		last.channels[last.subscription(left.channel)].place = left.place
+	if last := subscribers[end]; last != c {
+		subscribers[removed.index] = last
+		last.subscriptions[last.subscription(removed.channel)].index = removed.index
 	}
 	subscribers[end] = nil
-	if s.channels[left.channel] = subscribers[:end]; end == 0 {
-		delete(s.channels, left.channel)
+	if s.channels[removed.channel] = subscribers[:end]; end == 0 {
+		delete(s.channels, removed.channel)
 	}
 }
 
-// publish hands the events to all their subscribers and waits for none of them.
+// publish queues events for all their subscribers. It waits for none of them.
 func (s *Server) publish(events []event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range events {
-		for _, name := range e.Channels {
-			subscribers := s.channels[name]
-			s.log.Debug("event", "channel", name, "event", e.Name, "data", *e.Data, "subscribers", len(subscribers))
+		for _, channel := range e.Channels {
+			subscribers := s.channels[channel]
+			s.log.Debug("event", "channel", channel, "event", e.Name, "data", *e.Data, "subscribers", len(subscribers))
 			if len(subscribers) == 0 {
 				continue
 			}
-			frame := jsonFrame(outgoing{Event: e.Name, Channel: name, Data: jsonString(*e.Data)})
-			for _, k := range subscribers {
-				if k.id != e.SocketID {
-					k.send(frame)
+			message := jsonFrame(outgoing{Event: e.Name, Channel: channel, Data: jsonString(*e.Data)})
+			for _, c := range subscribers {
+				if c.id != e.SocketID {
+					c.send(message)
 				}
+			}
+			if s.queued.Load() > maxQueuedTotal {
+				s.dropSlowest()
 			}
 		}
 	}
 }
 
-// sweep pings quiet sockets and drops dead, stuck and flooding ones. One
-// goroutine for all of them spares each its timers and deadlines.
+// dropSlowest drops the connections whose queues are at least as long as the average.
+// The caller holds s.mu.
+func (s *Server) dropSlowest() {
+	average := int(s.queued.Load()) / len(s.connections)
+	for c := range s.connections {
+		c.mu.Lock()
+		if c.queuedFrames >= average {
+			c.drop()
+		}
+		c.mu.Unlock()
+	}
+}
+
+// sweep checks all connections at intervals. One goroutine for all of them makes
+// timers and deadlines for each unnecessary.
 func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
+	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -302,27 +393,34 @@ func (s *Server) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		now := time.Now()
-		for k := range s.sockets {
-			k.check(now)
+		now := time.Since(s.started) // monotonic: a clock that is set cuts nobody off
+		for c := range s.connections {
+			c.check(now)
 		}
 		s.mu.Unlock()
 	}
 }
 
-// sameOrigin reports whether a browser's request comes from a page of this very
-// host, or from no browser at all. The scheme is not compared: TLS may end in
-// front of this server.
-func sameOrigin(r *http.Request) bool {
+// allowedOrigin reports whether a WebSocket may be opened by the page that asks for
+// it: a page of the same host, or, on one machine, of another program there. Requests
+// without an Origin come from programs. The scheme is not compared, because a proxy
+// may end TLS.
+func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
-	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
+	page, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	here := &url.URL{Host: r.Host}
+	peer, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return strings.EqualFold(page.Host, r.Host) ||
+		isLoopback(page.Hostname()) && isLoopback(here.Hostname()) && isLoopback(peer)
 }
 
-// gwsLogger passes on what gws would print by itself.
-type gwsLogger struct{ log *slog.Logger }
-
-func (l gwsLogger) Error(v ...any) { l.log.Debug("WebSocket", "error", errors.New(fmt.Sprint(v...))) }
+func isLoopback(host string) bool {
+	ip, _ := netip.ParseAddr(host)
+	return ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
+}

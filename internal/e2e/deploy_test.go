@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -28,11 +29,13 @@ import (
 // A hosted cluster, under its own name and with TLS: the page's policy lets pusher-js
 // connect by WebSocket, and by SockJS where WebSockets are blocked.
 func TestHostedCluster(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
 		t.Skip("on this system no variable makes a Go program trust the test's certificate")
 	}
 	for _, webSockets := range []bool{true, false} {
 		t.Run(fmt.Sprint("WebSockets ", webSockets), func(t *testing.T) {
+			t.Parallel()
 			upstream := pushertest.NewServer(t)
 			sockJS := pushertest.SockJS(t, upstream.HTTP.URL)
 			var hosts sync.Map // that were connected to
@@ -60,9 +63,10 @@ func TestHostedCluster(t *testing.T) {
 			}
 			page := pushertest.NewTLSServer(t, httputil.NewSingleHostReverseProxy(target))
 
-			browser, stop, err := startBrowser(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
+			requirePage(t)
+			browser, stop, err := launch(chromedp.Flag("host-resolver-rules", "MAP *.pusher.com "+address))
 			if err != nil {
-				missing(t, "Chromium does not start: "+err.Error())
+				t.Fatal(err)
 			}
 			defer stop()
 			p := newTabIn(t, browser, served)
@@ -108,6 +112,7 @@ func startProxy(t testing.TB, address string) string {
 
 // Two instances with one PUSHER_URL: a click on either alerts the pages of both.
 func TestTwoInstances(t *testing.T) {
+	t.Parallel()
 	upstream := pushertest.NewServer(t)
 	var pages []*tab
 	for range 2 {
@@ -124,12 +129,69 @@ func TestTwoInstances(t *testing.T) {
 	}
 }
 
+// What the program prints for another terminal works there as it is: trigger, and a
+// second app that shares the events.
+func TestSecondTerminal(t *testing.T) {
+	t.Parallel()
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(binary, args...)
+		cmd.Dir, cmd.Env = t.TempDir(), []string{}
+		return cmd
+	}
+	first := startCommand(t, command("-addr", "127.0.0.1:0"))
+	var lines [][]string
+	pushertest.WaitFor(t, "the commands", func() bool {
+		lines = regexp.MustCompile(`(?m)^  (PUSHER_URL=\S+) go run \. (.*)$`).FindAllStringSubmatch(first.logged(), -1)
+		return len(lines) == 2
+	})
+
+	client := pushertest.Subscribe(t, first.url, "local", "test_channel")
+	trigger := exec.Command("sh", "-c", strings.Replace(lines[0][0], "go run .", binary, 1))
+	trigger.Dir, trigger.Env = t.TempDir(), []string{}
+	out, err := trigger.CombinedOutput()
+	if want := strings.TrimPrefix(first.url, "http://") + " accepted the event my_event on the channel test_channel.\n"; err != nil || string(out) != want {
+		t.Fatalf("%s: %v, printed %s, want %s", lines[0][0], err, out, want)
+	}
+	if got := client.Next(t); !strings.Contains(got, "hello world") {
+		t.Errorf("trigger sent %s", got)
+	}
+
+	flag, addr, _ := strings.Cut(lines[1][2], " ")
+	if flag != "-addr" || !strings.HasPrefix(addr, "127.0.0.1:") || strings.HasSuffix(addr, ":"+first.port()) {
+		t.Errorf("a second app would listen on %s", lines[1][2])
+	}
+	cmd := command(flag, "127.0.0.1:0") // the next port can be in use
+	cmd.Env = []string{lines[1][1]}
+	second := startCommand(t, cmd)
+	event := sampleEvent(t)
+	client = pushertest.Subscribe(t, first.url, "local", event.channel)
+	pushertest.Request(t, "POST", second.url+"/pusher")
+	if got := client.Next(t); !strings.Contains(got, event.message) {
+		t.Errorf("a click in the second app sent %s", got)
+	}
+	t.Run("pages", func(t *testing.T) {
+		pages := []*tab{newTab(t, served), newTab(t, served)}
+		pages[0].open(first.url, "connected")
+		pages[1].open(second.url, "connected")
+		for _, clicked := range pages {
+			clicked.click()
+			for _, p := range pages {
+				p.wantAlert()
+			}
+		}
+	})
+}
+
 // The Procfile, under a process manager: the port, the variables that old add-ons set,
 // and SIGTERM.
 func TestProcfile(t *testing.T) {
-	foreman, err := exec.LookPath("foreman")
+	path, err := exec.LookPath("foreman")
 	if err != nil {
-		missing(t, "foreman is not installed: "+err.Error())
+		skip(t, foreman, err)
 	}
 	binary, err := buildProgram()
 	if err != nil {
@@ -147,7 +209,7 @@ func TestProcfile(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(foreman, "start", "-p", "0")
+	cmd := exec.Command(path, "start", "-p", "0")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DYNO=web.1",
 		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",

@@ -82,6 +82,7 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 
 // The page says so where WebSockets are blocked and there is no other way.
 func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
+	t.Parallel() // each client takes 10 s to give up
 	upstream := pushertest.NewServer(t)
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Blocked by a proxy.", http.StatusForbidden)
@@ -89,7 +90,7 @@ func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
 	app := start(t, "PUSHER_URL="+upstream.PusherURL)
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
-			t.Parallel() // each client takes 10 s to give up
+			t.Parallel()
 			p := newTab(t, cdn)
 			p.open(app.url, "blocked")
 			p.await("document.getElementById('status').textContent.includes('may be blocking WebSockets')")

@@ -17,9 +17,11 @@ import (
 
 // A click in one of two tabs alerts in both, as often as is clicked and no more.
 func TestBothTabsAlert(t *testing.T) {
+	t.Parallel()
 	for _, cdn := range []cdn{served, blocked, silent} {
 		t.Run(cdn.String(), func(t *testing.T) {
-			app := start(t)
+			t.Parallel()
+			app := start(t, "RATE_LIMIT=0")
 			one, two := newTab(t, cdn), newTab(t, cdn)
 			one.open(app.url, "connected")
 			two.open(app.url, "connected")
@@ -54,8 +56,10 @@ func TestTamperedLibraryIsNotRun(t *testing.T) {
 
 // The page reconnects by itself after the program was restarted.
 func TestPageReconnectsAfterRestart(t *testing.T) {
+	t.Parallel()
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
 			first := start(t)
 			p := newTab(t, cdn)
 			p.open(first.url, "connected")
@@ -63,7 +67,7 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.awaitState("lost")
-			second := start(t, "PORT="+first.port())
+			second := startOn(t, first.port())
 			p.awaitState("connected")
 			if _, text := pushertest.Request(t, "POST", second.url+"/pusher"); text != "ok" {
 				t.Fatal(text)
@@ -88,6 +92,8 @@ func TestKeyboard(t *testing.T) {
 // The page passes the rules of axe-core, in both color schemes, in each state that
 // looks different.
 func TestAccessibility(t *testing.T) {
+	t.Parallel()
+	requirePage(t)
 	axe := npmFile(t, "axe-core/axe.min.js")
 	upstream := pushertest.NewServer(t)
 	working := start(t, "DYNO=web.1")

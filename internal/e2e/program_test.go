@@ -4,9 +4,12 @@ package e2e
 import (
 	"bufio"
 	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
+	"html"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -26,11 +29,17 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
+	// The results depend on the program, the browsers and npm. go test sees none of
+	// them, and without this log of what it can see it never shows an old result.
+	flag.Parse()
+	flag.Set("test.testlogfile", "")
+	flag.Set("test.parallel", "6") // they wait more than they work
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
 	}
 	code := m.Run()
+	reportSkipped()
 	if closeBrowser != nil {
 		closeBrowser()
 	}
@@ -38,30 +47,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// missing skips a test on a user's machine, and fails it where CI=true, as everything
-// must be installed there.
-func missing(t testing.TB, reason string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
-}
-
 // buildProgram builds the program once, with the race detector if the tests have it.
 var buildProgram = sync.OnceValues(func() (binary string, err error) {
-	// go test keeps results until a file changes that the test has looked at. It can't
-	// see what go build reads.
-	err = filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && strings.HasPrefix(entry.Name(), ".git") {
-			return filepath.SkipDir
-		}
-		os.Stat(path)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
 	binary = filepath.Join(scratch, "pusher-sample")
 	args := []string{"build", "-o", binary}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
@@ -84,12 +71,15 @@ type program struct {
 	log []string // lines of stdout and stderr
 }
 
-// anyPort has the program listen on a free port.
-const anyPort = "PORT=0"
-
-// start starts the program with more environment variables, and waits until it is
-// ready. It listens on a free port unless the variables say otherwise.
+// start starts the program on a free port, with more environment variables, and waits
+// until it is ready.
 func start(t testing.TB, env ...string) *program {
+	t.Helper()
+	return startOn(t, "0", env...)
+}
+
+// startOn is start with a port.
+func startOn(t testing.TB, port string, env ...string) *program {
 	t.Helper()
 	binary, err := buildProgram()
 	if err != nil {
@@ -97,7 +87,7 @@ func start(t testing.TB, env ...string) *program {
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"HOME=" + cmd.Dir, anyPort}, env...) // the last of a name counts
+	cmd.Env = append([]string{"HOME=" + cmd.Dir, "PORT=" + port}, env...) // the last of a name counts
 	return startCommand(t, cmd)
 }
 
@@ -110,7 +100,16 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		if strings.Contains(p.logged(), "DATA RACE") {
+			t.Error(p.logged())
+		}
+		if t.Failed() {
+			log := strings.SplitAfter(p.logged(), "\n")
+			t.Logf("the end of the log of %s:\n%s", p.url, strings.Join(log[max(0, len(log)-20):], ""))
+		}
+	})
 	go func() { in.CloseWithError(cmp.Or(cmd.Wait(), io.EOF)) }()
 	ready := make(chan string, 1)
 	go p.readLog(bufio.NewScanner(output), ready)
@@ -190,4 +189,43 @@ func (p *program) waitClosed() {
 		}
 		return err != nil
 	})
+}
+
+// event is what a click triggers.
+type event struct{ channel, name, message string }
+
+var (
+	readEvent   sync.Once
+	clicksEvent event
+)
+
+// sampleEvent returns what a click triggers in this version of the sample: its page
+// names channel and event, and a client receives the message.
+func sampleEvent(t testing.TB) event {
+	t.Helper()
+	readEvent.Do(func() {
+		app := start(t)
+		_, page := pushertest.Request(t, "GET", app.url)
+		attribute := func(name string) string {
+			value := regexp.MustCompile(`data-` + name + `="([^"]+)"`).FindStringSubmatch(page)
+			if value == nil {
+				t.Fatalf("the page has no data-%s:\n%s", name, page)
+			}
+			return html.UnescapeString(value[1])
+		}
+		channel, name := attribute("channel"), attribute("event")
+		client := pushertest.Subscribe(t, app.url, attribute("key"), channel)
+		pushertest.Request(t, "POST", app.url+"/pusher")
+		var received struct{ Event, Data string }
+		var data struct{ Message string }
+		text := client.Next(t)
+		if err := errors.Join(json.Unmarshal([]byte(text), &received), json.Unmarshal([]byte(received.Data), &data)); err != nil || received.Event != name || data.Message == "" {
+			t.Fatalf("a click triggered %s, which the page can't alert: %v", text, err)
+		}
+		clicksEvent = event{channel, name, data.Message}
+	})
+	if clicksEvent.name == "" {
+		t.Fatal("what a click triggers is not known: an earlier test failed to find out")
+	}
+	return clicksEvent
 }

@@ -33,14 +33,15 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	app := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
-	received := subscribe(t, app)
+	received := countEvents(t, app)
 	filesBefore, heapBefore := app.openFiles(), app.heap()
 
 	end := time.Now().Add(length)
 	var working sync.WaitGroup
 	var clicks pushertest.Clicks
 	var connections, messages atomic.Int64
-	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"channel1","data":{}}`, strings.Repeat("x", 50_000)}
+	subscription := fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, sampleEvent(t).channel)
+	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000)}
 	for i := range 200 {
 		working.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(i)))
@@ -54,7 +55,7 @@ func TestSoak(t *testing.T) {
 					for range client.Messages {
 					}
 				}()
-				client.Subscribe("channel1")
+				client.WriteString(subscription)
 				connections.Add(1)
 				for range random.IntN(20) {
 					client.WriteString(nonsense[random.IntN(len(nonsense))])
@@ -100,27 +101,21 @@ func TestSoak(t *testing.T) {
 		return // openFiles did not wait for the connections
 	}
 	idle := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
-	subscribe(t, idle)
+	countEvents(t, idle)
 	if want, got := idle.goroutines(), app.goroutines(); got > want {
 		t.Errorf("%d goroutines, %d in a program without history:\n%s", got, want, app.logged())
 	}
 }
 
-// subscribe connects a client and counts the clicks' events that it receives.
-func subscribe(t testing.TB, app *program) *atomic.Int64 {
+// countEvents subscribes a client and counts the clicks' events that it receives.
+func countEvents(t testing.TB, app *program) *atomic.Int64 {
 	t.Helper()
-	client, err := pushertest.Dial(app.url, "local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.NetConn().Close() })
-	client.Subscribe("channel1")
-	<-client.Messages // connected
-	<-client.Messages // subscribed
+	want := sampleEvent(t)
+	client := pushertest.Subscribe(t, app.url, "local", want.channel)
 	received := new(atomic.Int64)
 	go func() {
 		for m := range client.Messages {
-			if strings.Contains(m, crash) {
+			if strings.Contains(m, fmt.Sprintf(`"event":%q`, want.name)) {
 				received.Add(1)
 			} else if !strings.Contains(m, "pusher:ping") {
 				t.Errorf("received %s", m)

@@ -10,7 +10,7 @@ import (
 // within 5 s, with a head of at most 16 KB (431 beyond), and be answered within 20 s;
 // an idle connection is kept for 2 minutes.
 func Server(log *slog.Logger, handler http.Handler) *http.Server {
-	return &http.Server{
+	s := &http.Server{
 		Handler:        handler,
 		ReadTimeout:    5 * time.Second, // one for head and body: each more is set anew for each request
 		WriteTimeout:   20 * time.Second,
@@ -18,4 +18,6 @@ func Server(log *slog.Logger, handler http.Handler) *http.Server {
 		MaxHeaderBytes: 12 << 10, // net/http adds 4 KB to it
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	closeUnused(s)
+	return s
 }

@@ -15,33 +15,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
-
-// pipes is a listener whose connections are in memory, for synctest's clock to run
-// over.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p pipes) dial() net.Conn {
-	here, there := net.Pipe()
-	p <- there
-	return here
-}
 
 // held runs a test against Server, on synctest's clock. The handler reads nothing
 // at /, everything at /read, and never comes to an end at /stuck.
-func held(t *testing.T, test func(t *testing.T, p pipes)) {
+func held(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan bool)
-		p := make(pipes)
+		p := make(pipe.Listener)
 		server := Server(slog.New(slog.DiscardHandler), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/read":
@@ -76,9 +59,9 @@ func TestSlowRequests(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held(t, func(t *testing.T, p pipes) {
+			held(t, func(t *testing.T, p pipe.Listener) {
 				start := time.Now()
-				c := p.dial()
+				c := p.Dial()
 				var trickling sync.WaitGroup
 				trickling.Go(func() {
 					io.WriteString(c, tt.head)
@@ -117,8 +100,8 @@ func TestHugeRequests(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held(t, func(t *testing.T, p pipes) {
-				c := p.dial()
+			held(t, func(t *testing.T, p pipe.Listener) {
+				c := p.Dial()
 				sent := make(chan int)
 				go func() {
 					n, _ := io.WriteString(c, tt.head)
@@ -155,8 +138,8 @@ func TestHugeRequests(t *testing.T) {
 
 // A client that does not read its answer, or whose answer does not come, is let go.
 func TestSlowAnswers(t *testing.T) {
-	held(t, func(t *testing.T, p pipes) {
-		c := p.dial()
+	held(t, func(t *testing.T, p pipe.Listener) {
+		c := p.Dial()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		start := time.Now()
 		time.Sleep(21 * time.Second) // of not reading
@@ -170,7 +153,7 @@ func TestSlowAnswers(t *testing.T) {
 
 // A thousand connections that ask for nothing take little, hinder nobody and end.
 func TestIdleConnections(t *testing.T) {
-	held(t, func(t *testing.T, p pipes) {
+	held(t, func(t *testing.T, p pipe.Listener) {
 		ask := func(c net.Conn) error {
 			if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 				return err
@@ -187,7 +170,7 @@ func TestIdleConnections(t *testing.T) {
 		before := heap()
 		idle := make([]net.Conn, 1000)
 		for i := range idle {
-			idle[i] = p.dial()
+			idle[i] = p.Dial()
 			if i%2 == 0 { // half of them have asked once
 				if err := ask(idle[i]); err != nil {
 					t.Fatal(err)
@@ -198,7 +181,7 @@ func TestIdleConnections(t *testing.T) {
 		if each := (heap() - before) / len(idle); each > 32<<10 {
 			t.Errorf("%d bytes are kept for each", each)
 		}
-		if err := ask(p.dial()); err != nil {
+		if err := ask(p.Dial()); err != nil {
 			t.Errorf("meanwhile, a request: %v", err)
 		}
 		start := time.Now()

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
 
 const oneWay = 20 * time.Millisecond
@@ -22,17 +24,16 @@ const oneWay = 20 * time.Millisecond
 func serve(t *testing.T, server *http.Server, delay time.Duration) http.RoundTripper {
 	var links sync.WaitGroup
 	t.Cleanup(links.Wait)
-	l := listener{make(chan net.Conn), make(chan struct{})}
-	go server.Serve(l)
+	listener := make(pipe.Listener)
+	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
 	transport := NewTransport(1)
 	t.Cleanup(transport.(limitedTransport).next.(*http.Transport).CloseIdleConnections)
 	return withDial(transport, func(context.Context, string, string) (net.Conn, error) {
 		client, near := net.Pipe()
-		far, conn := net.Pipe()
+		far := listener.Dial()
 		links.Go(func() { carry(near, far, delay) })
 		links.Go(func() { carry(far, near, delay) })
-		l.conns <- conn
 		return client, nil
 	})
 }
@@ -52,22 +53,6 @@ func carry(src, dst net.Conn, delay time.Duration) {
 		}
 	}
 }
-
-type listener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-func (l listener) Close() error   { close(l.closed); return nil }
-func (l listener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // No click meets a connection that is just being closed by a server that keeps idle
 // ones for a minute, as nginx and load balancers do, or longer.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/lxzan/gws"
 )
@@ -34,9 +35,37 @@ func Dial(url, key string) (*Client, error) {
 	return c, nil
 }
 
-// Subscribe asks for a channel. It doesn't wait for the response.
-func (c *Client) Subscribe(channel string) error {
-	return c.WriteString(fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, channel))
+// Subscribe connects a client as Dial does, subscribes to channel and waits for that.
+// It is closed at the end of the test.
+func Subscribe(t testing.TB, url, key, channel string) *Client {
+	t.Helper()
+	c, err := Dial(url, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.NetConn().Close() })
+	c.WriteString(fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, channel))
+	for _, want := range []string{"pusher:connection_established", "pusher_internal:subscription_succeeded"} {
+		if m := c.Next(t); !strings.Contains(m, want) {
+			t.Fatalf("received %s, want %s", m, want)
+		}
+	}
+	return c
+}
+
+// Next waits for the next message.
+func (c *Client) Next(t testing.TB) string {
+	t.Helper()
+	select {
+	case m, ok := <-c.Messages:
+		if !ok {
+			t.Fatal("the connection was closed")
+		}
+		return m
+	case <-time.After(Timeout):
+		t.Fatal("timed out waiting for a message")
+		return ""
+	}
 }
 
 // OnMessage is called by gws.
