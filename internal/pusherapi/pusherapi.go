@@ -183,7 +183,7 @@ func explainStatus(e *statusError, server string) string {
 	case e.status == http.StatusRequestEntityTooLarge:
 		return tooLarge
 	case e.status == http.StatusBadRequest, e.status == http.StatusUnprocessableEntity:
-		return fmt.Sprintf("%s refused the event as invalid (status %d). The event name must have 1 to 200 characters and not begin with \"pusher\"; the channel name must be %s", server, e.status, validChannel)
+		return fmt.Sprintf("%s refused the event as invalid (status %d). Use %s for the channel; at most 200 characters, not beginning with \"pusher\", for the event.", server, e.status, validChannel)
 	case e.status == http.StatusTooManyRequests:
 		return server + " refused the event: this app sends too many. Wait a little, then click more slowly."
 	case e.status >= 500:
@@ -196,7 +196,7 @@ func explainStatus(e *statusError, server string) string {
 }
 
 const (
-	validChannel = "1 to 164 of the characters A-Z a-z 0-9 _ - = @ , . ;"
+	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and at most 164 characters"
 	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
 )
 
@@ -299,7 +299,7 @@ func explainFailure(err error, server string) string {
 	case errors.As(err, &tooLong), says("malformed HTTP"), says("invalid character"):
 		return "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."
 	case says("channels' names are invalid"):
-		return "The channel name is not valid. Use " + validChannel
+		return "The channel name is not valid. Use " + validChannel + "."
 	case says("exceeded maximum size"):
 		return tooLarge
 	case says("encryption key"):
