@@ -59,6 +59,8 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
+	// WroteRequest would not tell more than GotConn: it is called before the last bytes
+	// leave net/http's buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
 		GotFirstResponseByte: func() { call.responded.Store(true) },
