@@ -97,7 +97,8 @@ type App struct {
 
 // Options are limits of a Server. The zero value is valid.
 type Options struct {
-	// MaxConnections is how many WebSockets may be open at one time; 0 means 20,000.
+	// MaxConnections is how many WebSockets may be open at one time, if that is less
+	// than 20,000; 0 means 20,000.
 	MaxConnections int
 
 	// ClientAddress returns the address that a request came from. Each may hold open
@@ -141,7 +142,7 @@ func New(app App, options Options, log *slog.Logger) *Server {
 		clients:     make(map[netip.Prefix]int),
 		channels:    make(map[string][]*connection),
 	}
-	if s.options.MaxConnections == 0 {
+	if n := options.MaxConnections; n == 0 || n > maxConnections {
 		s.options.MaxConnections = maxConnections
 	}
 	s.upgrader = gws.NewUpgrader(handler{}, &gws.ServerOption{

@@ -67,7 +67,7 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 		default:
 			log.Warn("click rejected: too many in flight")
 			w.Header().Set("Retry-After", "1")
-			http.Error(w, "Too many clicks are on their way at once. Wait a second, then click again.", http.StatusServiceUnavailable)
+			http.Error(w, "Too many clicks are in flight. Wait a second, then click again.", http.StatusServiceUnavailable)
 		}
 	})
 }

@@ -26,6 +26,7 @@ func Server(log *slog.Logger, handler http.Handler) *http.Server {
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	limitConnections(s, log, min(int(memory(os.DirFS("/"))/connectionMemory), FileLimit()/4))
+	closeUnused(s)
 	return s
 }
 

@@ -112,7 +112,7 @@ func newFile(ext string, body []byte) *file {
 func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := all[r.URL.Path]
 	if f == nil {
-		http.Error(w, "Page not found. The page is at /.", http.StatusNotFound)
+		http.NotFound(w, r)
 		return
 	}
 	maps.Copy(w.Header(), f.header)

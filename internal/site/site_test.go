@@ -40,13 +40,13 @@ func TestNew(t *testing.T) {
 		{"/", 200, "text/html; charset=utf-8", "<p>&lt;b&gt;"},
 		{"/static/app.js", 200, "text/javascript; charset=utf-8", "console.log(1)"},
 		{"/static/deep/x.svg", 200, "image/svg+xml", "<svg/>"},
-		{"/static/", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/static/deep", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/static/.env", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/static/.git/config", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/app.cfg", 404, "text/plain; charset=utf-8", "Page not found"},
-		{"/templates/index.html", 404, "text/plain; charset=utf-8", "Page not found"},
+		{"/static/", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/deep", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.env", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.git/config", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/templates/index.html", 404, "text/plain; charset=utf-8", "page not found"},
 	}
 	for _, tt := range tests {
 		for _, method := range []string{"GET", "HEAD"} {
@@ -195,11 +195,11 @@ func TestNewDebug(t *testing.T) {
 		{"templates/index.html", "repaired", "/", 200, "repaired"},
 		{"static/app.js", "console.log(2)", "/static/app.js", 200, "console.log(2)"},
 		{"static/new.css", "p {}", "/static/new.css", 200, "p {}"},
-		{"main.go", "package main", "/main.go", 404, "Page not found"},
-		{"main.go", "package main", "/static/../main.go", 404, "Page not found"},
-		{"static/.env", "SECRET = 'x'", "/static/.env", 404, "Page not found"},
-		{"static/deep/.env", "SECRET = 'x'", "/static/deep/.env", 404, "Page not found"},
-		{"static/.git/config", "SECRET = 'x'", "/static/.git/config", 404, "Page not found"},
+		{"main.go", "package main", "/main.go", 404, "page not found"},
+		{"main.go", "package main", "/static/../main.go", 404, "page not found"},
+		{"static/.env", "SECRET = 'x'", "/static/.env", 404, "page not found"},
+		{"static/deep/.env", "SECRET = 'x'", "/static/deep/.env", 404, "page not found"},
+		{"static/.git/config", "SECRET = 'x'", "/static/.git/config", 404, "page not found"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, tt.file), []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)
