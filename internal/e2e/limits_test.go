@@ -47,6 +47,32 @@ func TestFewFileDescriptors(t *testing.T) {
 	pushertest.Request(t, "GET", app.url)
 }
 
+// Only a trusted proxy may pass on requests for other hosts than this machine, and then
+// its word on TLS counts.
+func TestOtherHosts(t *testing.T) {
+	t.Parallel()
+	for trust, want := range map[string]int{"": http.StatusMisdirectedRequest, "1": http.StatusOK} {
+		app := start(t, "TRUST_PROXY="+trust)
+		for _, method := range []string{"GET /", "GET /static/app.js", "GET /healthz", "POST /pusher"} {
+			method, path, _ := strings.Cut(method, " ")
+			r, err := http.NewRequest(method, app.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = "evil.example"
+			r.Header.Set("X-Forwarded-Proto", "https")
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if hsts := resp.Header.Get("Strict-Transport-Security") != ""; resp.StatusCode != want || hsts != (trust == "1") {
+				t.Errorf("TRUST_PROXY=%s %s %s: status %d, want %d; HSTS %v", trust, method, path, resp.StatusCode, want, hsts)
+			}
+		}
+	}
+}
+
 // The page of another site points its own name at 127.0.0.1, to be of the same origin as
 // the program of the person who has it open; or it opens a WebSocket as what it is.
 func TestOtherSites(t *testing.T) {
