@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -58,28 +57,4 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 		server.Close()
 	}
 	return nil
-}
-
-// closeUnused has server.Shutdown close the connections on which no byte has arrived,
-// such as browsers open in advance. By itself it waits 5 s for them.
-func closeUnused(server *http.Server) {
-	var unused sync.Map
-	next := server.ConnState
-	server.ConnState = func(conn net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			unused.Store(conn, nil)
-		} else {
-			unused.Delete(conn)
-		}
-		if next != nil {
-			next(conn, state)
-		}
-	}
-	server.RegisterOnShutdown(func() {
-		time.Sleep(unusedTime) // a request may be on its way
-		unused.Range(func(conn, _ any) bool {
-			conn.(net.Conn).Close()
-			return true
-		})
-	})
 }

@@ -34,8 +34,8 @@ func get(c net.Conn, path string) error {
 }
 
 // serve runs a test against a server that keeps up to 2,000 connections open, on
-// synctest's clock. The handler reads no body at /, all of it at /read, and hijacks the
-// connection at /hijack.
+// synctest's clock. The handler reads no body at /, all of it at /read, responds after
+// a second at /second, and hijacks the connection at /hijack.
 func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(pipe.Listener)
@@ -46,6 +46,8 @@ func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 					http.Error(w, "not whole", http.StatusBadRequest)
 					return
 				}
+			case "/second":
+				time.Sleep(time.Second)
 			case "/hijack":
 				c, _, _ := http.NewResponseController(w).Hijack()
 				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -197,13 +199,20 @@ func TestIdleConnections(t *testing.T) {
 	})
 }
 
-// Connections beyond the limit take the place of idle ones.
+// Connections beyond the limit take the place of those that have been idle the longest.
 func TestTooManyIdleConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
-		start := time.Now()
-		for i := range 4000 {
-			if err := get(p.Dial(), "/"); err != nil {
+		start, conns := time.Now(), make([]net.Conn, 4000)
+		for i := range conns {
+			conns[i] = p.Dial()
+			if err := get(conns[i], "/"); err != nil {
 				t.Fatalf("connection %d: %v", i, err)
+			}
+			synctest.Wait()
+		}
+		for i, c := range conns {
+			if err := get(c, "/"); (err == nil) != (i >= 2000) {
+				t.Fatalf("connection %d again: %v", i, err)
 			}
 		}
 		if took := time.Since(start); took > 0 {
@@ -212,32 +221,48 @@ func TestTooManyIdleConnections(t *testing.T) {
 	})
 }
 
-// Connections beyond the limit wait for those that are sending a request, and each gets
-// its response.
+// Slow requests, however many, hinder nobody: the slowest give way.
 func TestTooManySlowConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
+		start := time.Now()
 		var slow sync.WaitGroup
-		for range 2000 {
+		for range 5000 {
+			c := p.Dial()
 			slow.Go(func() {
-				c := p.Dial()
 				io.WriteString(c, "GET / HTTP/1.1\r\n")
 				io.ReadAll(c)
 			})
 		}
-		synctest.Wait()
-		start := time.Now()
-		for range 2001 {
-			slow.Go(func() {
-				if err := get(p.Dial(), "/"); err != nil {
-					t.Error(err)
-				}
-			})
+		if err := get(p.Dial(), "/"); err != nil || time.Since(start) > 0 {
+			t.Errorf("a request meanwhile: %v after %v", err, time.Since(start))
 		}
 		synctest.Wait()
-		if err := get(p.Dial(), "/"); err != nil || time.Since(start) < 4*time.Second || time.Since(start) > 6*time.Second {
-			t.Errorf("after %v: %v", time.Since(start), err)
-		}
 		slow.Wait()
+	})
+}
+
+// A connection whose request is being handled is not closed for another, which waits.
+func TestTooManyRequests(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		start, responses := time.Now(), make(chan error)
+		for range 2000 {
+			go func() { responses <- get(p.Dial(), "/second") }()
+		}
+		synctest.Wait()
+		if err := get(p.Dial(), "/"); err != nil || time.Since(start) != time.Second {
+			t.Errorf("one more: %v after %v", err, time.Since(start))
+		}
+		for range 2000 {
+			if err := <-responses; err != nil {
+				t.Error(err)
+			}
+		}
+		c := p.Dial()
+		for range 2 {
+			if err := get(c, "/"); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+		}
 	})
 }
 
