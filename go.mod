@@ -5,7 +5,6 @@ go 1.26.5
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
-	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/joho/godotenv v1.5.1
 	github.com/lxzan/gws v1.8.9
 	github.com/pusher/pusher-http-go/v5 v5.1.1

@@ -6,9 +6,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"embed"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,18 +18,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strconv"
+	"slices"
 	"strings"
-	"syscall"
-	"time"
 
 	"pusher-sample/internal/channels"
 	"pusher-sample/internal/guard"
+	"pusher-sample/internal/listen"
 	"pusher-sample/internal/pusherapi"
 	"pusher-sample/internal/settings"
 	"pusher-sample/internal/site"
@@ -35,141 +34,104 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
+// What a click triggers: the page subscribes to the channel, and alerts the message.
 const (
 	channel = "channel1"
 	event   = "event1"
-	data    = `{"message":"((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"}`
-
-	maxTriggers = 256             // under way at one time
-	stopTime    = 8 * time.Second // for running requests, once told to stop
-
-	usage = `pusher-sample serves a page whose button alerts every open page, by way of
-Pusher Channels.
-
-  pusher-sample [-debug]                            serve the page
-  pusher-sample trigger [CHANNEL [EVENT [DATA]]]    trigger one event and say how it
-                                                    went; by default test_channel
-                                                    my_event {"message":"hello world"}
-
-  -debug     read templates/ and static/ from disk at each request, log every
-             connection and event, have pusher-js log to the browser's console
-  -version   print the versions of this program and of Go
-
-Settings are environment variables, or lines of a file .env:
-
-  PUSHER_URL          https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID, or the URL
-                      of any Channels server. Without it app.cfg is read (see
-                      app.cfg.example); without both, an embedded server is used.
-  PUSHER_CLUSTER      the app's cluster, where the URL does not name it
-  PUSHER_SOCKET_URL   ws[s]://HOST[:PORT], where browsers reach a server of your own
-                      at another address
-  PORT                listen on all interfaces at this port; else 127.0.0.1:5000
-  RATE_LIMIT          clicks a second allowed to one client address; default 5, 0 for
-                      no limit
-`
+	message = "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"
 )
+
+// maxTriggers is how many clicks may be in flight at one time.
+const maxTriggers = 256
 
 //go:embed templates static
 var bundled embed.FS
 
 func main() {
-	if err := run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+	if err := run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "pusher-sample:", err)
 		os.Exit(1)
 	}
 }
 
-// run is the program. It ends when ctx does, or at SIGINT or SIGTERM.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+// run runs the program until ctx ends, or until SIGINT or SIGTERM.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	debugging := flags.Bool("debug", false, "")
-	version := flags.Bool("version", false, "")
+	debugging := flags.Bool("debug", false, "read templates/ and static/ from disk on each request, log every\nconnection and event, have pusher-js log to the browser's console")
+	showVersion := flags.Bool("version", false, "print the versions of this program and of Go")
+	addr := ""
+	flags.Func("addr", "listen on `HOST:PORT`, by default 127.0.0.1:5000; without HOST on all\nnetwork interfaces", func(value string) error {
+		addr = value
+		return listen.CheckAddr(value)
+	})
 	err := flags.Parse(args)
 	command := flags.Arg(0)
 	switch {
-	case errors.Is(err, flag.ErrHelp):
+	case slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }):
 		fmt.Fprint(stdout, usage)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w; pusher-sample -h shows what there is", err)
-	case *version:
-		fmt.Fprintln(stdout, versions())
+		return fmt.Errorf("%w; see pusher-sample -h", err)
+	case *showVersion:
+		fmt.Fprintln(stdout, "pusher-sample", version(), runtime.Version())
 		return nil
 	case command != "" && command != "trigger":
-		return fmt.Errorf("there is no command %.40q; pusher-sample -h shows what there is", command)
+		return fmt.Errorf("there is no command %.40q; see pusher-sample -h", command)
 	}
-	set, err := settings.Load(getenv, ".")
-	if err != nil {
-		return err
-	}
-	if command == "trigger" {
-		return trigger(set, flags.Args()[1:], stdout)
-	}
+
 	level := slog.LevelInfo
 	if *debugging {
 		level = slog.LevelDebug
 	}
-	a := newApp(set, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
-	defer a.close()
+	log := slog.New(guard.LimitLog(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+	config, err := settings.Load(environ, ".")
+	for _, warning := range config.Warnings {
+		log.Warn(warning)
+	}
+	if err != nil {
+		return err
+	}
+	if command == "trigger" {
+		return trigger(config, flags.Args()[1:], stdout)
+	}
+	config.Addr = cmp.Or(addr, config.Addr)
+	a := newApp(config, log)
 	a.debug = *debugging
-	a.onHeroku = getenv("DYNO") != ""
-	if a.channels == nil && getenv("GOGC") == "" {
-		// Without the embedded server the heap is a few MB. Letting it grow by 16 MB
-		// before it is collected makes a quarter more pages and a tenth more clicks
-		// a second.
-		debug.SetGCPercent(400)
+	gcPercent := 100
+	if a.channels == nil {
+		gcPercent = 400 // the heap is small
 	}
+	guard.LimitMemory(os.Getenv, gcPercent)
 	return a.serve(ctx, stdout)
-}
-
-// versions says what was built, and by which Go release.
-func versions() string {
-	version := "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
-	return "pusher-sample " + version + " " + runtime.Version()
-}
-
-// trigger is the command of that name: the quickest test of an account.
-func trigger(set settings.Settings, args []string, stdout io.Writer) error {
-	if set.Embedded() {
-		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; a running pusher-sample without credentials prints the PUSHER_URL of its embedded server")
-	}
-	what := []string{"test_channel", "my_event", `{"message":"hello world"}`}
-	if len(args) > len(what) {
-		return errors.New("trigger takes a channel, an event and its data, no more; put quotes around data that holds spaces")
-	}
-	copy(what, args)
-	if err := newClient(set, network()).Trigger(what[0], what[1], what[2]); err != nil {
-		_, text := pusherapi.Explain(err, serverName(set))
-		return errors.New(text)
-	}
-	fmt.Fprintf(stdout, "%s took the event %s on the channel %s.\n", serverName(set), what[1], what[0])
-	return nil
 }
 
 // app is the web app.
 type app struct {
 	settings settings.Settings
 	debug    bool
-	onHeroku bool
 	pusher   *pusher.Client
 	channels *channels.Server // the embedded server; nil unless it is in use
 	log      *slog.Logger
 }
 
-func newApp(set settings.Settings, log *slog.Logger) *app {
-	a := &app{settings: set, log: log}
-	transport := network()
-	if set.Embedded() {
-		own := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
-		a.settings.AppID, a.settings.Key, a.settings.Secret, a.settings.Host = own.ID, own.Key, own.Secret, "embedded"
-		a.channels = channels.New(own, channels.Options{}, log)
-		transport = pusherapi.InProcess(a.channels)
+func newApp(config settings.Settings, log *slog.Logger) *app {
+	a := &app{settings: config, log: log}
+	if !config.Embedded() {
+		a.pusher = newClient(config, pusherapi.NewTransport(maxTriggers))
+		return a
 	}
-	a.pusher = newClient(a.settings, transport)
+	embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
+	a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
+	options := channels.Options{MaxConnections: guard.FileLimit() / 2}
+	if config.RateLimit > 0 {
+		options.ClientAddress = guard.ClientAddress(config.TrustProxy)
+	}
+	a.channels = channels.New(embedded, options, log)
+	a.pusher = newClient(a.settings, pusherapi.InProcess(a.channels))
+	a.pusher.Host = "embedded" // not looked up: its requests don't leave this process
 	return a
 }
 
@@ -179,39 +141,19 @@ func (a *app) close() {
 	}
 }
 
-// newClient returns the client that every event goes through.
-func newClient(set settings.Settings, transport http.RoundTripper) *pusher.Client {
+// newClient returns the client that triggers all events.
+func newClient(config settings.Settings, transport http.RoundTripper) *pusher.Client {
 	return &pusher.Client{
-		AppID:      set.AppID,
-		Key:        set.Key,
-		Secret:     set.Secret,
-		Host:       set.Host,
-		Secure:     set.Secure,
-		HTTPClient: &http.Client{Transport: pusherapi.Transport(transport)},
+		AppID:      config.AppID,
+		Key:        config.Key,
+		Secret:     config.Secret,
+		Host:       config.Host,
+		Secure:     config.Secure,
+		HTTPClient: &http.Client{Transport: transport},
 	}
 }
 
-// network is for many calls at a time to one host.
-func network() http.RoundTripper {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxTriggers, maxTriggers
-	t.DisableCompression = true // answers are a few bytes
-	return t
-}
-
-// serverName is how messages call the server that takes the events.
-func serverName(set settings.Settings) string {
-	switch {
-	case set.Embedded():
-		return "the embedded Channels server"
-	case set.SocketURL == "":
-		return "Pusher"
-	default:
-		return set.Host
-	}
-}
-
-// page is what templates/index.html shows.
+// page is the data of templates/index.html.
 type page struct {
 	Channel, Event string
 	Key            string
@@ -221,142 +163,186 @@ type page struct {
 	Notice         string
 }
 
-// handler is all that the app serves.
+// handler returns the handler of all requests.
 func (a *app) handler() (http.Handler, error) {
-	set := a.settings
+	config := a.settings
 	p := page{
 		Channel: channel, Event: event,
-		Key: set.Key, Cluster: set.Cluster, Socket: set.SocketURL, Debug: a.debug,
+		Key: config.Key, Cluster: config.Cluster, Socket: config.SocketURL, Debug: a.debug,
 	}
-	if a.onHeroku && set.Embedded() {
-		p.Notice = "No PUSHER_URL is set, so this dyno has a Channels server of its own: pages that another dyno serves hear nothing of a click here."
+	if config.Heroku && config.Embedded() {
+		p.Notice = "No PUSHER_URL is set, so each dyno runs its own embedded server: clicks won't reach pages connected to other dynos."
 		a.log.Warn(p.Notice)
 	}
 	files, err := site.New(bundled, p)
 	if a.debug {
-		files, err = site.Live(os.DirFS("."), p)
+		files, err = site.NewDebug(".", p)
 	}
 	if err != nil {
 		return nil, err
 	}
-	push := guard.AtMost(maxTriggers, http.HandlerFunc(a.servePush))
+	push := guard.MaxInFlight(a.log, maxTriggers, http.HandlerFunc(a.servePush))
 
 	mux := http.NewServeMux()
-	route(mux, "GET", "/{$}", files)
-	route(mux, "GET", "/static/", files)
-	route(mux, "GET", "/healthz", http.HandlerFunc(serveHealth))
-	route(mux, "POST", "/pusher", guard.RateLimit(set.RateLimit, a.onHeroku, push))
-	mux.HandleFunc("/", serveNotFound)
+	mux.Handle("GET /{$}", files)
+	mux.Handle("GET /static/", files)
+	mux.HandleFunc("GET /healthz", serveHealth)
+	mux.Handle("POST /pusher", guard.RateLimit(a.log, config.RateLimit, guard.ClientAddress(config.TrustProxy), push))
 	if a.channels != nil {
 		mux.Handle("/app/", a.channels)
 		mux.Handle("/apps/", a.channels)
 	}
 	return guard.Recover(a.log, guard.Headers(
-		[]string{"https://js.pusher.com"}, socketSources(set), guard.SameOrigin(mux))), nil
+		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.Connect(), guard.SameOrigin(a.log, mux))), nil
 }
 
-// route has next answer one method at a path, and says of others that it does not.
-func route(mux *http.ServeMux, method, path string, next http.Handler) {
-	mux.Handle(method+" "+path, next)
-	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", strings.Replace(method, "GET", "GET, HEAD", 1))
-		http.Error(w, "This address takes "+method+" only.", http.StatusMethodNotAllowed)
-	})
-}
-
-// servePush answers a click: it triggers the event, and says ok once it is taken.
+// servePush handles a click. It triggers the event even if the browser that asked for
+// it is gone by now: the click was made, and other pages are waiting for it.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
-	if r.Context().Err() != nil {
-		return // nobody waits for this click any more
-	}
-	err := a.pusher.Trigger(channel, event, data)
-	if err != nil {
-		status, text := pusherapi.Explain(err, serverName(a.settings))
-		a.log.Warn("click failed", "status", status, "reason", text)
-		http.Error(w, text, status)
+	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
+	a.respond(w, r, err)
+}
+
+// respond says ok if an event was accepted, else why it was not.
+func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
+	if err == nil {
+		io.WriteString(w, "ok")
 		return
 	}
-	io.WriteString(w, "ok")
+	status, text := pusherapi.Explain(err, serverName(a.settings))
+	attrs := []any{"status", status, "server", a.pusher.Host, "reason", text}
+	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
+		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's own limit
+	}
+	a.log.Warn("click failed", attrs...)
+	http.Error(w, text, status)
 }
 
 func serveHealth(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }
 
-func serveNotFound(w http.ResponseWriter, r *http.Request) {
-	http.Error(w, "Nothing is at this address. The page is at /.", http.StatusNotFound)
-}
-
-// socketSources are where the page's Channels client connects to, for the
-// Content-Security-Policy: the WebSocket, and at Pusher what stands in for it.
-func socketSources(set settings.Settings) []string {
-	if set.SocketURL == "" && !set.Embedded() {
-		return []string{"wss://ws-" + set.Cluster + ".pusher.com", "https://sockjs-" + set.Cluster + ".pusher.com"}
-	}
-	if u, err := url.Parse(set.SocketURL); err == nil && u.Host != "" {
-		return []string{u.Scheme + "://" + u.Host}
-	}
-	return nil // the page's own origin
-}
-
-// serve serves until ctx ends or a signal comes, then finishes what runs.
+// serve serves until ctx ends or a signal arrives.
 func (a *app) serve(ctx context.Context, stdout io.Writer) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, done := guard.StopContext(ctx)
+	defer done()
+	defer a.close()
 	handler, err := a.handler()
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", a.settings.Addr)
 	if err != nil {
-		return explainListen(err, a.settings.Addr)
+		return listen.Explain(err, a.settings.Addr)
 	}
-	server := guard.Server(a.log, handler)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	if listener.Addr().(*net.TCPAddr).IP.IsLoopback() && !a.settings.TrustProxy {
+		handler = guard.RejectRebinding(a.log, handler)
+	}
 	a.announce(listener.Addr().(*net.TCPAddr), stdout)
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
+	return guard.Serve(ctx, a.log, listener, handler)
+}
+
+// trigger triggers one event and prints how it went: the quickest test of an account.
+func trigger(config settings.Settings, args []string, stdout io.Writer) error {
+	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
+	copy(parts, args)
+	to, name, data := parts[0], parts[1], parts[2]
+	switch {
+	case len(args) > len(parts):
+		return errors.New("trigger accepts a channel, an event and data, nothing more: put quotes around data with spaces")
+	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
+		return errors.New("the names of the channel and the event can't begin with -; flags go before trigger, see pusher-sample -h")
+	case config.Embedded():
+		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that the running pusher-sample prints")
 	}
-	stop() // a second signal ends the program at once
-	a.log.Info("stopping: running clicks are finished, pages are told to come back")
-	late, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	if err := server.Shutdown(late); err != nil {
-		a.log.Warn("some requests took too long and were cut")
-		server.Close()
+	if err := newClient(config, pusherapi.NewTransport(1)).Trigger(to, name, data); err != nil {
+		_, text := pusherapi.Explain(err, serverName(config))
+		return fmt.Errorf("%s (API host %s, credentials from %s)", text, config.Host, config.Source)
+	}
+	fmt.Fprintf(stdout, "%s accepted the event %s on the channel %s.\n", config.Host, name, to)
+	var fields map[string]any
+	json.Unmarshal([]byte(data), &fields)
+	if _, ok := fields["message"].(string); !ok && to == channel && name == event {
+		fmt.Fprintln(stdout, `The page can't show it: use JSON data with a message, such as {"message":"hi"}, in single quotes.`)
 	}
 	return nil
 }
 
-// explainListen says why the server can't listen and what to do.
-func explainListen(err error, addr string) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf(`another program listens at %s already: stop it, or use another port with "PORT=5001 go run ."`, addr)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf(`%s is not open to this user: use a port above 1023 with "PORT=5001 go run ."`, addr)
-	default:
-		return fmt.Errorf("can't listen at %s: %w", addr, err)
+// announce logs where the page is and which settings are in force. It prints how to use
+// an embedded server that only this machine reaches.
+func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
+	config := a.settings
+	local, network := listen.URLs(at)
+	page := slog.String("page", local)
+	if config.Heroku {
+		page, network = slog.Attr{}, nil // only Heroku's router reaches a dyno
+	}
+	a.log.Info("ready", page, "address", at.String(), "version", version(),
+		"events", cmp.Or(config.Host, "embedded server"), "credentials", cmp.Or(config.Source, "none"),
+		"cluster", config.Cluster, "rate_limit", config.RateLimit, "trust_proxy", config.TrustProxy)
+	if network != nil {
+		a.log.Info("other devices on the network can open the page", "page", strings.Join(network, " "))
+	}
+	if a.channels != nil && at.IP.IsLoopback() {
+		// The one place where a secret is shown: it was generated at this start, is worth
+		// nothing elsewhere, and is shown only to the person who started the program.
+		pusherURL := fmt.Sprintf("http://%s:%s@%s/apps/%s", config.Key, config.Secret, at, config.AppID)
+		fmt.Fprint(stdout, terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
 	}
 }
 
-// announce says where the page is and where events go.
-func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
-	host := at.IP.String()
-	if at.IP.IsUnspecified() {
-		host = "localhost"
+// terminalHint returns the commands that use the server at pusherURL in another
+// terminal, for the usual shell of goos. A second app listens on addr.
+func terminalHint(goos, pusherURL, addr string) string {
+	set := "PUSHER_URL=" + pusherURL + " "
+	if goos == "windows" {
+		set = "$env:PUSHER_URL='" + pusherURL + "'; " // PowerShell
 	}
-	address := net.JoinHostPort(host, strconv.Itoa(at.Port))
-	credentials := a.settings.Source
-	if a.settings.Embedded() {
-		credentials = "none, none needed"
-	}
-	a.log.Info("ready", "page", "http://"+address+"/", "events", serverName(a.settings), "credentials", credentials)
-	if a.settings.Embedded() && at.IP.IsLoopback() {
-		// The one place where a secret is shown: it was made at this start, is worth
-		// nothing elsewhere, and is shown only to who started the program.
-		fmt.Fprintf(stdout, "To trigger events from another terminal:\n  PUSHER_URL=http://%s:%s@%s/apps/%s go run . trigger\n",
-			a.settings.Key, a.settings.Secret, address, a.settings.AppID)
+	return "In another terminal, trigger an event, or start a second app whose pages get the same events:\n  " +
+		set + "go run . trigger\n  " + set + "go run . -addr " + addr + "\n"
+}
+
+// serverName returns what messages call the server that accepts the events. Visitors of
+// the page read them; a self-hosted server's host is for the log.
+func serverName(config settings.Settings) string {
+	switch {
+	case config.Embedded():
+		return "the embedded Channels server"
+	case config.SocketURL == "":
+		return "Pusher"
+	default:
+		return "the Channels server"
 	}
 }
+
+// version returns the version of this program.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+const usage = `pusher-sample serves a page with one button. A click alerts every open page, by way of
+Pusher Channels.
+
+  pusher-sample [-addr HOST:PORT] [-debug]          serve the page
+  pusher-sample trigger [CHANNEL [EVENT [DATA]]]    trigger one event and print how it
+                                                    went; by default test_channel
+                                                    my_event {"message":"hello world"}
+
+Settings are environment variables, or lines NAME=value in a file .env:
+
+  PUSHER_URL          https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID, or the URL of
+                      any Channels server. Without it, app.cfg is read (see
+                      app.cfg.example); without both, an embedded server is used
+  PUSHER_CLUSTER      the app's cluster; overrides the one in PUSHER_URL or app.cfg
+  PUSHER_SOCKET_URL   ws[s]://HOST[:PORT] of a self-hosted server's WebSockets, if it is
+                      not the host in PUSHER_URL
+  PORT                listen on all network interfaces at this port; -addr overrides it
+  RATE_LIMIT          max clicks per second per client address, in bursts of ten times
+                      as many; by default 1; 0 = unlimited
+  TRUST_PROXY         1 behind a reverse proxy that sets X-Forwarded-For and
+                      X-Forwarded-Proto; always on at Heroku
+
+Flags, before trigger:
+
+`

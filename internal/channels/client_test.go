@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
 
 // rawClient is a client that writes frames by hand, to do what clients must not.
@@ -108,21 +110,8 @@ func (c *rawClient) wantClosed(code int) {
 	}
 }
 
-// pipes is a listener whose connections are in memory, where synctest's clock applies.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p pipes) dial(t testing.TB) *rawClient {
+// dialPipe connects in memory, where synctest's clock applies.
+func dialPipe(t testing.TB, listener pipe.Listener) *rawClient {
 	t.Helper()
-	here, there := net.Pipe()
-	p <- there
-	return newRawClient(t, here, path)
+	return newRawClient(t, listener.Dial(), path)
 }

@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/hmac"
 	"crypto/md5"
@@ -629,20 +630,37 @@ func TestBatchIsAtomic(t *testing.T) {
 	s.silent()
 }
 
-// A subscriber that does not read is dropped; the others receive everything, in order.
+// A subscriber that does not read is dropped, and told so once it reads again; the
+// others receive everything, in order.
 func TestSlowSubscriberIsDropped(t *testing.T) {
-	server, client := start(t)
+	s := New(app, Options{}, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(s)
+	defer server.Close()
+	defer s.Close()
 	slow := dialRaw(t, server).subscribe("a") // reads nothing more
-	quick := connect(t, server, "a")
-	const total = 2500
-	data := strings.Repeat("x", 10_000)
-	for i := range total {
-		if err := client.Trigger("a", fmt.Sprint(i), data); err != nil {
-			t.Fatal(err)
-		}
-		wantEvent(t, quick.next(), "a", fmt.Sprint(i), data)
+	var connection *connection
+	for connection = range s.connections {
 	}
-	slow.wantClosed(codeOverCapacity) // it reads again: the reason is still delivered
+	quick := connect(t, server, "a")
+	data := strings.Repeat("x", 10_000)
+	sent := 0
+	publish := func() {
+		s.publish([]event{{Name: fmt.Sprint(sent), Channels: []string{"a"}, Data: &data}})
+		wantEvent(t, quick.next(), "a", fmt.Sprint(sent), data)
+		sent++
+	}
+	dropped := func() bool {
+		connection.mu.Lock()
+		defer connection.mu.Unlock()
+		return connection.closing
+	}
+	for !dropped() {
+		if publish(); sent*len(data) > 2*maxQueuedBytes {
+			t.Fatalf("not dropped after %d bytes", sent*len(data))
+		}
+	}
+	slow.wantClosed(codeOverCapacity)
+	publish()
 }
 
 func dialRaw(t testing.TB, server *httptest.Server) *rawClient {
@@ -764,6 +782,41 @@ func TestClose(t *testing.T) {
 		t.Errorf("a new connection gets %d, want 503", status)
 	}
 	embedded.Close() // once more does no harm
+}
+
+// pusher-js retries without pause if it is asked to reconnect before its connection is
+// established.
+func TestCloseWhileClientsConnect(t *testing.T) {
+	for range 20 {
+		s := New(app, Options{}, slog.New(slog.DiscardHandler))
+		server := httptest.NewServer(s)
+		var clients sync.WaitGroup
+		connected := make(chan bool, 100)
+		for range 20 {
+			clients.Go(func() {
+				conn, err := net.Dial("tcp", server.Listener.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				io.WriteString(conn, handshakeOf(path))
+				r := bufio.NewReader(conn)
+				resp, err := http.ReadResponse(r, nil)
+				connected <- true
+				if err != nil || resp.StatusCode == http.StatusServiceUnavailable {
+					return
+				}
+				if head, payload := (&rawClient{t, conn, r}).frame(); head != 0x81 {
+					t.Errorf("the first message was %x %q", head, payload)
+				}
+			})
+		}
+		<-connected
+		s.Close()
+		clients.Wait()
+		server.Close()
+	}
 }
 
 // counter counts what a subscriber hears, for all subscribers together.

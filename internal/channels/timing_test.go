@@ -11,13 +11,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
 
 // timed runs a test on synctest's clock, with a server that is closed at its end.
-func timed(t *testing.T, test func(t *testing.T, s *Server, p pipes)) {
+func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(app, Options{}, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
-		p := make(pipes)
+		p := make(pipe.Listener)
 		web := &http.Server{Handler: s}
 		go web.Serve(p)
 		defer s.Close()
@@ -27,8 +29,8 @@ func timed(t *testing.T, test func(t *testing.T, s *Server, p pipes)) {
 }
 
 func TestQuietClientIsPingedInTimeForHeroku(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t).established()
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
 		for range 5 { // minutes of silence but for pings, answered
 			start := time.Now()
 			head, _ := c.frame()
@@ -45,8 +47,8 @@ func TestQuietClientIsPingedInTimeForHeroku(t *testing.T) {
 }
 
 func TestDeadClientIsDropped(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t).established()
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
 		start := time.Now()
 		pings := 0
 		for {
@@ -72,8 +74,8 @@ func TestDeadClientIsDropped(t *testing.T) {
 }
 
 func TestClientThatDoesNotReadIsDropped(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t) // and never reads: a pipe holds nothing, so the first write is stuck
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p) // and never reads: a pipe holds nothing, so the first write is stuck
 		time.Sleep(writeTimeout + closeTimeout + 2*sweepInterval)
 		synctest.Wait()
 		s.mu.Lock()
@@ -86,8 +88,8 @@ func TestClientThatDoesNotReadIsDropped(t *testing.T) {
 }
 
 func TestActiveClientIsNotPinged(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t).established()
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
 		for range 20 {
 			time.Sleep(pingAfter - sweepInterval)
 			c.write(0x81, `{"event":"pusher:ping"}`)
@@ -100,29 +102,29 @@ func TestActiveClientIsNotPinged(t *testing.T) {
 }
 
 func TestTooManyConnections(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		s.options.MaxConnections = 2
-		first, second := p.dial(t).established(), p.dial(t).established()
-		p.dial(t).wantClosed(codeOverCapacity)
+		first, second := dialPipe(t, p).established(), dialPipe(t, p).established()
+		dialPipe(t, p).wantClosed(codeOverCapacity)
 		first.conn.Close()
 		synctest.Wait()
-		third := p.dial(t).established()
+		third := dialPipe(t, p).established()
 		second.conn.Close()
 		third.conn.Close()
 	})
 }
 
 func TestTooManyConnectionsOfOneClient(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		address := netip.MustParsePrefix("192.0.2.1/32")
 		s.options.ClientAddress = func(*http.Request) netip.Prefix { return address }
 		var clients []*rawClient
 		for range maxPerClient {
-			clients = append(clients, p.dial(t).established())
+			clients = append(clients, dialPipe(t, p).established())
 		}
-		p.dial(t).wantClosed(codeOverCapacity)
+		dialPipe(t, p).wantClosed(codeOverCapacity)
 		address = netip.MustParsePrefix("192.0.2.2/32")
-		clients = append(clients, p.dial(t).established())
+		clients = append(clients, dialPipe(t, p).established())
 		for _, c := range clients {
 			c.conn.Close()
 		}
@@ -133,15 +135,38 @@ func TestTooManyConnectionsOfOneClient(t *testing.T) {
 	})
 }
 
+// The frames that wait for a subscriber are bounded, those being written included.
+func TestQueueIsBounded(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established().subscribe("a") // reads nothing more
+		data := "x"
+		publish := func() (queued int64) {
+			s.publish([]event{{Name: "e", Channels: []string{"a"}, Data: &data}})
+			synctest.Wait()
+			return s.queued.Load()
+		}
+		for range maxQueuedFrames - 1 {
+			publish()
+		}
+		if queued := publish(); queued != maxQueuedFrames {
+			t.Errorf("%d frames are queued, want %d", queued, maxQueuedFrames)
+		}
+		if queued := publish(); queued > 2 { // the frames being written, and a close frame
+			t.Errorf("%d frames are queued after one too many", queued)
+		}
+		c.conn.Close()
+	})
+}
+
 // Subscribers that read nothing are dropped when all queues together are too long;
 // those that read receive every event.
 func TestLongestQueuesAreDroppedFirst(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		var stalled []*rawClient
 		for range 200 {
-			stalled = append(stalled, p.dial(t).established().subscribe("a"))
+			stalled = append(stalled, dialPipe(t, p).established().subscribe("a"))
 		}
-		reader := p.dial(t).established().subscribe("a")
+		reader := dialPipe(t, p).established().subscribe("a")
 		data := "x"
 		events := maxQueuedTotal/len(stalled) + 100
 		for i := range events {
@@ -166,8 +191,8 @@ func TestLongestQueuesAreDroppedFirst(t *testing.T) {
 // Activity is measured from the server's start by the monotonic clock, so setting the
 // machine's clock changes nothing.
 func TestActivityIsMonotonic(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t).established()
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
 		time.Sleep(20 * time.Second)
 		c.write(0x8A, "")
 		synctest.Wait()
@@ -181,8 +206,8 @@ func TestActivityIsMonotonic(t *testing.T) {
 }
 
 func TestCloseDoesNotWaitForUnresponsiveClient(t *testing.T) {
-	timed(t, func(t *testing.T, s *Server, p pipes) {
-		c := p.dial(t).established()
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
 		start := time.Now()
 		s.Close()
 		if took := time.Since(start); took > closeTimeout {

@@ -1,4 +1,4 @@
-// Proves that Pusher's own libraries work with the Channels server, for triggering and
+// Proves that Pusher's own libraries work with the embedded server, for triggering and
 // for receiving.
 package e2e
 
@@ -57,11 +57,11 @@ func npmFile(t testing.TB, name string) []byte {
 func TestNodeClients(t *testing.T) {
 	t.Parallel()
 	modules := npmFolder(t)
-	server := pushertest.NewServer(t)
+	app := start(t)
 	ctx, cancel := context.WithTimeout(t.Context(), pushertest.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "testdata/node-clients.js")
-	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "PUSHER_URL="+server.PusherURL)
+	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "PUSHER_URL="+app.pusherURL())
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "all received") {
 		t.Errorf("%v: %s", err, out)
 	}

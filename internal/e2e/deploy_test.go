@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -126,6 +127,63 @@ func TestTwoInstances(t *testing.T) {
 			p.wantAlert()
 		}
 	}
+}
+
+// What the program prints for another terminal works there as it is: trigger, and a
+// second app that shares the events.
+func TestSecondTerminal(t *testing.T) {
+	t.Parallel()
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(binary, args...)
+		cmd.Dir, cmd.Env = t.TempDir(), []string{}
+		return cmd
+	}
+	first := startCommand(t, command("-addr", "127.0.0.1:0"))
+	var lines [][]string
+	pushertest.WaitFor(t, "the commands", func() bool {
+		lines = regexp.MustCompile(`(?m)^  (PUSHER_URL=\S+) go run \. (.*)$`).FindAllStringSubmatch(first.logged(), -1)
+		return len(lines) == 2
+	})
+
+	client := pushertest.Subscribe(t, first.url, "local", "test_channel")
+	trigger := exec.Command("sh", "-c", strings.Replace(lines[0][0], "go run .", binary, 1))
+	trigger.Dir, trigger.Env = t.TempDir(), []string{}
+	out, err := trigger.CombinedOutput()
+	if want := strings.TrimPrefix(first.url, "http://") + " accepted the event my_event on the channel test_channel.\n"; err != nil || string(out) != want {
+		t.Fatalf("%s: %v, printed %s, want %s", lines[0][0], err, out, want)
+	}
+	if got := client.Next(t); !strings.Contains(got, "hello world") {
+		t.Errorf("trigger sent %s", got)
+	}
+
+	flag, addr, _ := strings.Cut(lines[1][2], " ")
+	if flag != "-addr" || !strings.HasPrefix(addr, "127.0.0.1:") || strings.HasSuffix(addr, ":"+first.port()) {
+		t.Errorf("a second app would listen on %s", lines[1][2])
+	}
+	cmd := command(flag, "127.0.0.1:0") // the next port can be in use
+	cmd.Env = []string{lines[1][1]}
+	second := startCommand(t, cmd)
+	event := sampleEvent(t)
+	client = pushertest.Subscribe(t, first.url, "local", event.channel)
+	pushertest.Request(t, "POST", second.url+"/pusher")
+	if got := client.Next(t); !strings.Contains(got, event.message) {
+		t.Errorf("a click in the second app sent %s", got)
+	}
+	t.Run("pages", func(t *testing.T) {
+		pages := []*tab{newTab(t, served), newTab(t, served)}
+		pages[0].open(first.url, "connected")
+		pages[1].open(second.url, "connected")
+		for _, clicked := range pages {
+			clicked.click()
+			for _, p := range pages {
+				p.wantAlert()
+			}
+		}
+	})
 }
 
 // The Procfile, under a process manager: the port, the variables that old add-ons set,

@@ -22,7 +22,7 @@ func TestBothTabsAlert(t *testing.T) {
 	for _, cdn := range []cdn{served, blocked, silent} {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
-			app := start(t)
+			app := start(t, "RATE_LIMIT=0")
 			one, two := newTab(t, cdn), newTab(t, cdn)
 			one.open(app.url, "connected")
 			two.open(app.url, "connected")
@@ -68,7 +68,7 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.awaitState("lost")
-			second := start(t, "PORT="+first.port())
+			second := startOn(t, first.port())
 			began := time.Now()
 			p.awaitState("connected")
 			if took := time.Since(began); took > 10*time.Second { // pusher-js alone takes 15 s

@@ -71,20 +71,23 @@ type program struct {
 	log []string // lines of stdout and stderr
 }
 
-// anyPort has the program listen on a free port.
-const anyPort = "PORT=0"
-
-// start starts the program with more environment variables, and waits until it is
-// ready. It listens on a free port unless the variables say otherwise.
+// start starts the program on a free port, with more environment variables, and waits
+// until it is ready.
 func start(t testing.TB, env ...string) *program {
+	t.Helper()
+	return startOn(t, "0", env...)
+}
+
+// startOn is start with a port.
+func startOn(t testing.TB, port string, env ...string) *program {
 	t.Helper()
 	binary, err := buildProgram()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary)
+	cmd := exec.Command(binary, "-addr", "127.0.0.1:"+port)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"HOME=" + cmd.Dir, anyPort}, env...) // the last of a name counts
+	cmd.Env = append([]string{"HOME=" + cmd.Dir}, env...)
 	return startCommand(t, cmd)
 }
 
@@ -145,6 +148,17 @@ func (p *program) logged() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return strings.Join(p.log, "\n")
+}
+
+// pusherURL returns the PUSHER_URL that the program prints for other programs.
+func (p *program) pusherURL() string {
+	p.t.Helper()
+	var printed []string
+	pushertest.WaitFor(p.t, "the program to print its PUSHER_URL", func() bool {
+		printed = regexp.MustCompile(`PUSHER_URL=(\S+)`).FindStringSubmatch(p.logged())
+		return printed != nil
+	})
+	return printed[1]
 }
 
 func (p *program) port() string { return p.url[strings.LastIndexByte(p.url, ':')+1:] }

@@ -3,12 +3,20 @@
 package e2e
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/pushertest"
 )
@@ -105,5 +113,99 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
+	}
+}
+
+// Connections that never sent a byte, such as browsers open in advance, don't hold up
+// the end of the program. A click in flight still gets its response.
+func TestStopClosesUnusedConnections(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	arrived, release := make(chan bool), make(chan bool)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		<-release
+		upstream.ServeHTTP(w, r)
+	})
+	releaseAll := sync.OnceFunc(func() { close(release) })
+	defer releaseAll()
+	p := start(t, "PUSHER_URL="+upstream.PusherURL)
+	for range 3 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	var click sync.WaitGroup
+	var got pushertest.Clicks
+	click.Go(func() { got.Click(p.url) })
+	<-arrived
+	p.signal(syscall.SIGTERM)
+	p.waitClosed()
+	begin := time.Now()
+	releaseAll()
+	click.Wait()
+	if err := p.wait(); err != nil || got.Count("200 ok") != 1 {
+		t.Errorf("the program ended with %v, the click with %v", err, got.Responses())
+	}
+	if took := time.Since(begin); took > 3*time.Second { // net/http alone waits 5 s
+		t.Errorf("the program ended %v after the last response", took)
+	}
+}
+
+// A log that nobody reads blocks whoever writes to it, but not the end of the program.
+func TestStopWithBlockedLog(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes 9 s")
+	}
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{"HOME=" + cmd.Dir, "PORT=0"}
+	pipe := filepath.Join(cmd.Dir, "log")
+	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
+		t.Skipf("mkfifo: %v %s", err, out)
+	}
+	// The filler is opened on its own: deadlines work on a file that no process inherits.
+	reader, err1 := os.OpenFile(pipe, os.O_RDWR, 0)
+	stderr, err2 := os.OpenFile(pipe, os.O_WRONLY, 0)
+	filler, err3 := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close() // not earlier: the program would get SIGPIPE
+	defer stderr.Close()
+	defer filler.Close()
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil || !readyLine.MatchString(line) {
+		t.Fatalf("the log begins with %q, %v", line, err)
+	}
+	for _, size := range []int{1024, 1} { // up to the last byte
+		for err = nil; err == nil; _, err = filler.Write(make([]byte, size)) {
+			filler.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+			t.Errorf("the program ended with %v: the log did not block it", err)
+		}
+	case <-time.After(pushertest.Timeout):
+		t.Fatal("timed out waiting for the program to end")
 	}
 }

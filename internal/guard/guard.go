@@ -1,21 +1,24 @@
-// Package guard is what stands between the internet and the app's handlers:
-// security headers, limits, and a net under panics. Every answer of its own is
-// one or two sentences of text/plain.
+// Package guard stands between the internet and the app's handlers: it sets security
+// headers, recovers from panics, and limits clicks, connections, memory and the log.
+// Its own responses are one or two sentences of text/plain.
 package guard
 
 import (
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"strings"
 )
 
-// Headers sets the security headers of every answer. A page may load scripts
-// from its own origin and from scripts, connect to its own origin and to
-// connect, each a list of CSP source expressions (CSP Level 3, section 2.3.1),
-// and nothing else. Where the request came by TLS, directly or as a proxy says,
-// browsers are told to use nothing else for a year (RFC 6797).
-func Headers(scripts, connect []string, next http.Handler) http.Handler {
+// Headers sets the security headers of every response. The page may load scripts
+// from its own origin and from scripts, connect to its own origin and to connect,
+// each a list of CSP source expressions (CSP Level 3, section 2.3.1), and load
+// nothing else. If a trusted proxy received the request over TLS, browsers are told
+// to use only TLS for a year (RFC 6797).
+func Headers(trustProxy bool, scripts, connect []string, next http.Handler) http.Handler {
 	policy := strings.Join([]string{
 		"default-src 'none'",
 		"script-src " + strings.Join(append([]string{"'self'"}, scripts...), " "),
@@ -26,65 +29,56 @@ func Headers(scripts, connect []string, next http.Handler) http.Handler {
 		"frame-ancestors 'none'",
 		"base-uri 'none'",
 	}, "; ")
-	var ( // made once and shared: setting a header then allocates nothing
-		security    = []string{policy}
-		permissions = []string{"camera=(), geolocation=(), microphone=(), payment=(), usb=()"}
-		noReferrer  = []string{"no-referrer"}
-		noSniff     = []string{"nosniff"}
-		strict      = []string{"max-age=31536000"}
-	)
+	headers := http.Header{ // shared by all responses: setting a header then allocates nothing
+		"Content-Security-Policy": {policy},
+		"Permissions-Policy":      {"camera=(), geolocation=(), microphone=(), payment=(), usb=()"},
+		"Referrer-Policy":         {"no-referrer"},
+		"X-Content-Type-Options":  {"nosniff"},
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h["Content-Security-Policy"] = security
-		h["Permissions-Policy"] = permissions
-		h["Referrer-Policy"] = noReferrer
-		h["X-Content-Type-Options"] = noSniff
-		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
-			h["Strict-Transport-Security"] = strict
+		maps.Copy(w.Header(), headers)
+		if trustProxy && r.Header.Get("X-Forwarded-Proto") == "https" {
+			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// SameOrigin refuses what another site's page sends with a method that changes
-// something: 403. Requests of this site's pages, and of programs, pass.
-func SameOrigin(next http.Handler) http.Handler {
+// SameOrigin rejects unsafe cross-origin requests with 403. Same-origin requests and
+// those of programs other than browsers pass.
+func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "Another site's page sent this. Clicks are taken from this site's own page only: open it and click there.", http.StatusForbidden)
+		log.Info("cross-site request rejected")
+		http.Error(w, "Another site's page sent this request, and clicks are accepted from this site's own page only. Open that page and click there.", http.StatusForbidden)
 	}))
 	return p.Handler(next)
 }
 
-// AtMost lets n requests through at one time. Beyond it the answer is 503 at
-// once: a queue would only make everybody wait.
-func AtMost(n int, next http.Handler) http.Handler {
-	places := make(chan struct{}, n)
+// RejectRebinding rejects with 421 a request whose Host is neither localhost nor an IP
+// address. It is for a server that listens on a loopback address: the page of any site
+// could otherwise point its own name at 127.0.0.1 and then, as the same origin, read
+// and click here (DNS rebinding).
+func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-			next.ServeHTTP(w, r)
-		default:
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, "Too many clicks are on their way at once. Wait a second, then click again.", http.StatusServiceUnavailable)
+		host := (&url.URL{Host: r.Host}).Hostname()
+		if _, err := netip.ParseAddr(host); err != nil && !strings.EqualFold(host, "localhost") {
+			log.Warn("request for another host rejected: behind a local proxy or tunnel, set TRUST_PROXY=1", "host", host[:min(len(host), 100)])
+			http.Error(w, "This server accepts requests for localhost and IP addresses only. Behind a local proxy or tunnel, set TRUST_PROXY=1.", http.StatusMisdirectedRequest)
+			return
 		}
+		next.ServeHTTP(w, r)
 	})
 }
 
-// Recover answers a panic in a handler with 500 and logs it with its stack.
+// Recover responds to a panic in a handler with 500 and logs it with its stack.
 func Recover(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			v := recover()
-			if v == nil {
-				return
+			if v := recover(); v != nil {
+				log.Error("panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				http.Error(w, "Something went wrong in this server; its log has the details. Try again.", http.StatusInternalServerError)
 			}
-			if v == http.ErrAbortHandler { // net/http's way to end a connection
-				panic(v)
-			}
-			log.Error("panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-			http.Error(w, "Something went wrong in this server; its log says what. Try again.", http.StatusInternalServerError)
 		}()
 		next.ServeHTTP(w, r)
 	})

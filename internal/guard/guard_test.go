@@ -2,23 +2,21 @@ package guard
 
 import (
 	"bytes"
-	"crypto/tls"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 )
 
-var ok = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+var (
+	ok    = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	noLog = slog.New(slog.DiscardHandler)
+)
 
-// ask has h answer a POST from an address.
-func ask(h http.Handler, from string, header ...string) *httptest.ResponseRecorder {
+// post returns h's response to a POST from an address.
+func post(h http.Handler, from string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "http://example.com/pusher", nil)
 	r.RemoteAddr = from
 	for i := 0; i < len(header); i += 2 {
@@ -30,8 +28,8 @@ func ask(h http.Handler, from string, header ...string) *httptest.ResponseRecord
 }
 
 func TestHeaders(t *testing.T) {
-	h := Headers([]string{"https://js.example"}, []string{"wss://ws.example"}, ok)
-	got := ask(h, "192.0.2.1:1").Header()
+	h := Headers(false, []string{"https://js.example"}, []string{"wss://ws.example"}, ok)
+	got := post(h, "192.0.2.1:1").Header()
 	policy := got.Get("Content-Security-Policy")
 	for _, want := range []string{
 		"default-src 'none'", "script-src 'self' https://js.example;", "connect-src 'self' wss://ws.example;",
@@ -47,17 +45,27 @@ func TestHeaders(t *testing.T) {
 	if got.Get("X-Content-Type-Options") != "nosniff" || got.Get("Referrer-Policy") != "no-referrer" || got.Get("Permissions-Policy") == "" {
 		t.Errorf("headers: %v", got)
 	}
-	if got.Get("Strict-Transport-Security") != "" {
-		t.Error("HSTS without TLS")
+}
+
+func TestStrictTransportSecurity(t *testing.T) {
+	tests := []struct {
+		name       string
+		trustProxy bool
+		proto      string
+		want       bool
+	}{
+		{"TLS at a trusted proxy", true, "https", true},
+		{"no TLS at a trusted proxy", true, "http", false},
+		{"trusted proxy that doesn't say", true, "", false},
+		{"anybody's header", false, "https", false},
 	}
-	if ask(h, "192.0.2.1:1", "X-Forwarded-Proto", "https").Header().Get("Strict-Transport-Security") == "" {
-		t.Error("no HSTS behind a proxy's TLS")
-	}
-	r := httptest.NewRequest("GET", "/", nil)
-	r.TLS = &tls.ConnectionState{}
-	w := httptest.NewRecorder()
-	if h.ServeHTTP(w, r); w.Header().Get("Strict-Transport-Security") == "" {
-		t.Error("no HSTS with TLS")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := post(Headers(tt.trustProxy, nil, nil, ok), "192.0.2.1:1", "X-Forwarded-Proto", tt.proto)
+			if got := w.Header().Get("Strict-Transport-Security"); (got != "") != tt.want {
+				t.Errorf("Strict-Transport-Security %q", got)
+			}
+		})
 	}
 }
 
@@ -76,37 +84,52 @@ func TestSameOrigin(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if w := ask(SameOrigin(ok), "192.0.2.1:1", tt.header...); w.Code != tt.want {
-				t.Errorf("status %d, want %d", w.Code, tt.want)
+			var log bytes.Buffer
+			w := post(SameOrigin(slog.New(slog.NewTextHandler(&log, nil)), ok), "192.0.2.1:1", tt.header...)
+			if w.Code != tt.want || (log.Len() > 0) != (tt.want == 403) {
+				t.Errorf("status %d, want %d; log %q", w.Code, tt.want, &log)
 			}
 		})
 	}
 }
 
-func TestAtMost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // which sees a request that waits for ever
-		inside, leave := make(chan bool), make(chan bool)
-		h := AtMost(2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			inside <- true
-			<-leave
-		}))
-		answered := make(chan int)
-		for range 2 {
-			go func() { answered <- ask(h, "192.0.2.1:1").Code }()
-			<-inside
-		}
-		if w := ask(h, "192.0.2.1:1"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
-			t.Errorf("one too many: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
-		}
-		leave <- true
-		<-answered // now a place is free
-		go func() { answered <- ask(h, "192.0.2.1:1").Code }()
-		<-inside
-		close(leave)
-		if a, b := <-answered, <-answered; a != 200 || b != 200 {
-			t.Errorf("status %d and %d, want 200", a, b)
-		}
-	})
+func TestRejectRebinding(t *testing.T) {
+	tests := []struct {
+		host string
+		want int
+	}{
+		{"localhost", 200},
+		{"localhost:5000", 200},
+		{"LocalHost:5000", 200},
+		{"127.0.0.1:5000", 200},
+		{"127.8.8.8", 200},
+		{"[::1]:5000", 200},
+		{"[::1]", 200},
+		{"192.0.2.1:5000", 200},
+		{"evil.example:5000", 421},
+		{"evil.example", 421},
+		{"127.0.0.1.evil.example:5000", 421},
+		{"localhost.evil.example", 421},
+		{"evil.example:localhost", 421},
+		{"localhost@evil.example", 421},
+		{"", 421},
+		{strings.Repeat("x", 10_000), 421},
+	}
+	for _, tt := range tests {
+		t.Run(tt.host[:min(len(tt.host), 40)], func(t *testing.T) {
+			var log bytes.Buffer
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Host = tt.host
+			w := httptest.NewRecorder()
+			RejectRebinding(slog.New(slog.NewTextHandler(&log, nil)), ok).ServeHTTP(w, r)
+			if w.Code != tt.want || strings.Contains(w.Body.String(), "TRUST_PROXY=1") != (tt.want == 421) {
+				t.Errorf("status %d, want %d; %q", w.Code, tt.want, w.Body)
+			}
+			if (log.Len() > 0) != (tt.want == 421) || log.Len() > 400 {
+				t.Errorf("the log: %s", &log)
+			}
+		})
+	}
 }
 
 func TestRecover(t *testing.T) {
@@ -114,94 +137,10 @@ func TestRecover(t *testing.T) {
 	h := Recover(slog.New(slog.NewTextHandler(&log, nil)), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		panic("oh no")
 	}))
-	if w := ask(h, "192.0.2.1:1"); w.Code != 500 || strings.Contains(w.Body.String(), "oh no") {
+	if w := post(h, "192.0.2.1:1"); w.Code != 500 || strings.Contains(w.Body.String(), "oh no") {
 		t.Errorf("%d %q", w.Code, w.Body)
 	}
 	if !strings.Contains(log.String(), "oh no") || !strings.Contains(log.String(), "guard_test.go") {
-		t.Errorf("the log has not the panic and its stack: %s", &log)
-	}
-}
-
-func TestRateLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := RateLimit(5, false, ok)
-		for i := range 10 {
-			if w := ask(h, "192.0.2.1:1"); w.Code != 200 {
-				t.Fatalf("click %d of a burst: %d", i, w.Code)
-			}
-		}
-		if w := ask(h, "192.0.2.1:2"); w.Code != 429 || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "Wait a moment") {
-			t.Errorf("beyond the burst: %d, Retry-After %q, %q", w.Code, w.Header().Get("Retry-After"), w.Body)
-		}
-		if w := ask(h, "192.0.2.2:1"); w.Code != 200 {
-			t.Errorf("another address: %d", w.Code)
-		}
-		time.Sleep(time.Second)
-		for i := range 6 {
-			if w := ask(h, "192.0.2.1:1"); (w.Code == 200) != (i < 5) {
-				t.Errorf("a second later, click %d: %d", i, w.Code)
-			}
-		}
-	})
-}
-
-func TestNoRateLimit(t *testing.T) {
-	h := RateLimit(0, false, ok)
-	for range 1000 {
-		if w := ask(h, "192.0.2.1:1"); w.Code != 200 {
-			t.Fatal(w.Code)
-		}
-	}
-}
-
-func TestClientAddress(t *testing.T) {
-	const xff = "X-Forwarded-For"
-	tests := []struct {
-		name    string
-		from    string
-		proxied bool
-		header  []string
-		want    string
-	}{
-		{"IPv4", "192.0.2.1:80", false, nil, "192.0.2.1/32"},
-		{"IPv6", "[2001:db8:1:2:3::4]:80", false, nil, "2001:db8:1:2::/64"},
-		{"IPv6 with a zone", "[fe80::1%eth0]:80", false, nil, "fe80::/64"},
-		{"IPv4 in IPv6", "[::ffff:192.0.2.1]:80", false, nil, "192.0.2.1/32"},
-		{"header without a proxy", "192.0.2.1:80", false, []string{xff, "198.51.100.1"}, "192.0.2.1/32"},
-		{"proxied", "10.0.0.1:80", true, []string{xff, "198.51.100.1"}, "198.51.100.1/32"},
-		{"the last entry counts", "10.0.0.1:80", true, []string{xff, "1.1.1.1, 2.2.2.2,198.51.100.1"}, "198.51.100.1/32"},
-		{"proxied IPv6", "10.0.0.1:80", true, []string{xff, "1.1.1.1, 2001:db8:1:2::9"}, "2001:db8:1:2::/64"},
-		{"two headers", "10.0.0.1:80", true, []string{xff, "1.1.1.1", xff, "2.2.2.2"}, "10.0.0.1/32"},
-		{"garbage", "10.0.0.1:80", true, []string{xff, "unknown"}, "10.0.0.1/32"},
-		{"empty", "10.0.0.1:80", true, []string{xff, ""}, "10.0.0.1/32"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			r := httptest.NewRequest("POST", "/", nil)
-			r.RemoteAddr = tt.from
-			for i := 0; i < len(tt.header); i += 2 {
-				r.Header.Add(tt.header[i], tt.header[i+1])
-			}
-			if got := clientAddress(r, tt.proxied); got != netip.MustParsePrefix(tt.want) {
-				t.Errorf("%v, want %s", got, tt.want)
-			}
-		})
-	}
-}
-
-// However many addresses come, so many are kept: the first has been forgotten,
-// and starts afresh.
-func TestRateLimitForgets(t *testing.T) {
-	h := RateLimit(0.5, false, ok) // bursts of one
-	first := "192.0.2.1:1"
-	ask(h, first)
-	if w := ask(h, first); w.Code != 429 {
-		t.Fatalf("the second click: %d", w.Code)
-	}
-	for i := range maxAddresses {
-		ask(h, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
-	}
-	if w := ask(h, first); w.Code != 200 {
-		t.Errorf("after %d other addresses: %d", maxAddresses, w.Code)
+		t.Errorf("the log lacks the panic or its stack: %s", &log)
 	}
 }

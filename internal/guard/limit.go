@@ -1,72 +1,100 @@
 package guard
 
 import (
+	"log/slog"
 	"math"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 )
 
-// maxAddresses bounds the memory: about 200 bytes are kept for each. An address
-// that is pushed out by so many newer ones starts afresh.
-const maxAddresses = 1 << 16
+// maxClients bounds the memory of RateLimit: about 200 bytes per client. When more
+// come, all start afresh; the limit for all clients together holds on.
+const maxClients = 1 << 14
 
-// RateLimit lets each client address through perSecond times a second, in bursts
-// of twice as many (one at least), and answers 429 beyond it. 0 is no limit. An
-// address is an IPv4 address or an IPv6 /64, which one subscriber has to himself
-// (RFC 6177). Behind a proxy it is the last entry of X-Forwarded-For, which the
-// proxy wrote; those before it are the client's to invent. Where there are
-// several such headers it is not sure which one the proxy wrote to, and the
-// address is the connection's.
-func RateLimit(perSecond float64, proxied bool, next http.Handler) http.Handler {
+// RateLimit lets each client make perSecond requests a second, in bursts of ten times
+// as many (at least one), and all clients together 20 times as much. More get 429 or
+// 503. 0 turns both limits off. client returns whom a request counts for.
+func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next
 	}
-	burst := max(1, int(math.Ceil(2*perSecond)))
-	buckets, err := lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
-	if err != nil {
-		panic(err) // of a constant size never happens
-	}
+	burst := max(1, int(math.Ceil(10*perSecond)))
+	wait := max(1, int(math.Ceil(1/perSecond)))
+	everybody := rate.NewLimiter(rate.Limit(20*perSecond), 20*burst)
+	var mu sync.Mutex
+	limiters := make(map[netip.Prefix]*rate.Limiter)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		address := clientAddress(r, proxied)
-		bucket, ok := buckets.Get(address)
-		if !ok {
-			bucket = rate.NewLimiter(rate.Limit(perSecond), burst)
-			if earlier, found, _ := buckets.PeekOrAdd(address, bucket); found {
-				bucket = earlier // another request of this address was quicker
+		from := client(r)
+		mu.Lock()
+		limiter := limiters[from]
+		if limiter == nil {
+			if len(limiters) == maxClients {
+				clear(limiters)
 			}
+			limiter = rate.NewLimiter(rate.Limit(perSecond), burst)
+			limiters[from] = limiter
 		}
-		if !bucket.Allow() {
-			wait := max(1, int(math.Ceil(1/perSecond)))
+		mu.Unlock()
+		switch {
+		case !limiter.Allow():
+			log.Info("click rejected: over the rate limit of its client")
 			w.Header().Set("Retry-After", strconv.Itoa(wait))
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
-			return
+		case !everybody.Allow():
+			log.Info("click rejected: over the rate limit of all clients together")
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "Too many clicks from all visitors together. Wait a moment, then click again.", http.StatusServiceUnavailable)
+		default:
+			next.ServeHTTP(w, r)
 		}
-		next.ServeHTTP(w, r)
 	})
 }
 
-// clientAddress is the address that a client is known by. Where none can be
-// read, all such clients are one.
-func clientAddress(r *http.Request, proxied bool) netip.Prefix {
-	var ip netip.Addr
-	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		ip = from.Addr()
-	}
-	if lines := r.Header.Values("X-Forwarded-For"); proxied && len(lines) == 1 {
-		last := lines[0]
-		last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-		if forwarded, err := netip.ParseAddr(last); err == nil {
-			ip = forwarded
+// MaxInFlight lets n requests through at a time. It responds to more with 503 at once:
+// a queue would only make everybody wait.
+func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
+	slots := make(chan struct{}, n)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			log.Warn("click rejected: too many in flight")
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "Too many clicks are in flight. Wait a second, then click again.", http.StatusServiceUnavailable)
 		}
+	})
+}
+
+// ClientAddress returns the function that tells clients apart: by IPv4 address or by
+// IPv6 /56, which providers give to one customer (RFC 6177). Behind a trusted proxy
+// the address is the last entry of X-Forwarded-For, written by the proxy; earlier
+// entries can be forged. If there are several such headers, it is unknown which one
+// the proxy wrote, and the address is the connection's. All clients whose address
+// can't be read count as one.
+func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
+	return func(r *http.Request) netip.Prefix {
+		var ip netip.Addr
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			ip = from.Addr()
+		}
+		if lines := r.Header["X-Forwarded-For"]; trustProxy && len(lines) == 1 {
+			last := lines[0]
+			last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+			if forwarded, err := netip.ParseAddr(last); err == nil {
+				ip = forwarded
+			}
+		}
+		ip = ip.Unmap().WithZone("")
+		if ip.Is6() {
+			return netip.PrefixFrom(ip, 56).Masked()
+		}
+		return netip.PrefixFrom(ip, ip.BitLen())
 	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is6() {
-		return netip.PrefixFrom(ip, 64).Masked()
-	}
-	return netip.PrefixFrom(ip, ip.BitLen())
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -15,58 +14,60 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
 )
 
-// pipes is a listener whose connections are in memory, for synctest's clock to run
-// over.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
-		return c, nil
+// get requests path on c and returns an error unless the response is 200 ok.
+func get(c net.Conn, path string) error {
+	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return err
 	}
-	return nil, net.ErrClosed
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return err
+	}
+	if text, _ := io.ReadAll(resp.Body); string(text) != "ok" {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return nil
 }
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-func (p pipes) dial() net.Conn {
-	here, there := net.Pipe()
-	p <- there
-	return here
-}
-
-// held runs a test against Server, on synctest's clock. The handler reads nothing
-// at /, everything at /read, and never comes to an end at /stuck.
-func held(t *testing.T, test func(t *testing.T, p pipes)) {
+// serve runs a test against a server that keeps up to 2,000 connections open, on
+// synctest's clock. The handler reads no body at /, all of it at /read, responds after
+// a second at /second, and hijacks the connection at /hijack.
+func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
-		stuck := make(chan bool)
-		p := make(pipes)
-		server := Server(slog.New(slog.DiscardHandler), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := make(pipe.Listener)
+		server := Server(noLog, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/read":
 				if _, err := io.Copy(io.Discard, r.Body); err != nil {
 					http.Error(w, "not whole", http.StatusBadRequest)
 					return
 				}
-			case "/stuck":
-				<-stuck
+			case "/second":
+				time.Sleep(time.Second)
+			case "/hijack":
+				c, _, _ := http.NewResponseController(w).Hijack()
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				return
 			}
 			io.WriteString(w, "ok")
 		}))
+		limitConnections(server, noLog, 2000) // on any machine
 		go server.Serve(p)
 		test(t, p)
-		close(stuck)
 		server.Close()
 	})
 }
 
-// A request that comes a byte a second is given up in time.
+// A request that arrives at a byte a second is given up in time.
 func TestSlowRequests(t *testing.T) {
 	const limit = 5 * time.Second
 	tests := []struct {
 		name, head, trickle string
-		want                string // what is answered, if anything
+		want                string // in the response; there may be none
 	}{
 		{"head", "", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1000), ""},
 		{"nothing at all", "", "", ""},
@@ -76,9 +77,9 @@ func TestSlowRequests(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held(t, func(t *testing.T, p pipes) {
+			serve(t, func(t *testing.T, p pipe.Listener) {
 				start := time.Now()
-				c := p.dial()
+				c := p.Dial()
 				var trickling sync.WaitGroup
 				trickling.Go(func() {
 					io.WriteString(c, tt.head)
@@ -89,12 +90,12 @@ func TestSlowRequests(t *testing.T) {
 						time.Sleep(time.Second)
 					}
 				})
-				answer, _ := io.ReadAll(c)
+				response, _ := io.ReadAll(c)
 				if took := time.Since(start); took > limit+time.Second {
-					t.Errorf("it was borne for %v", took)
+					t.Errorf("the connection ended after %v, want %v", took, limit)
 				}
-				if !strings.Contains(string(answer), tt.want) {
-					t.Errorf("answered %q, want %q", answer, tt.want)
+				if !strings.Contains(string(response), tt.want) {
+					t.Errorf("response %q, want %q", response, tt.want)
 				}
 				c.Close()
 				trickling.Wait()
@@ -104,21 +105,22 @@ func TestSlowRequests(t *testing.T) {
 }
 
 func TestHugeRequests(t *testing.T) {
-	huge := strings.Repeat("x", 17<<10)
+	huge := strings.Repeat("x", 9<<10)
 	tests := []struct {
 		name, head string
 		status     int
 	}{
 		{"header", "GET / HTTP/1.1\r\nHost: x\r\nX: " + huge, 431},
-		{"many headers", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 3000), 431},
+		{"many headers", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1500), 431},
 		{"address", "GET /" + huge, 431},
+		{"as much as is accepted", "GET / HTTP/1.1\r\nHost: x\r\nCookie: " + huge[:8000] + "\r\n\r\n", 200},
 		{"body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n", 200},
 		{"endless body", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 200},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			held(t, func(t *testing.T, p pipes) {
-				c := p.dial()
+			serve(t, func(t *testing.T, p pipe.Listener) {
+				c := p.Dial()
 				sent := make(chan int)
 				go func() {
 					n, _ := io.WriteString(c, tt.head)
@@ -137,74 +139,139 @@ func TestHugeRequests(t *testing.T) {
 				r := bufio.NewReader(c)
 				resp, err := http.ReadResponse(r, nil)
 				if err != nil || resp.StatusCode != tt.status {
-					t.Errorf("answer %v %v, want status %d", resp, err, tt.status)
+					t.Errorf("response %v %v, want status %d", resp, err, tt.status)
 				}
 				io.Copy(io.Discard, r) // until the connection ends
 				c.Close()
 				limit := 1 << 20 // of a body that nobody reads
 				if tt.status == 431 {
-					limit = 32 << 10
+					limit = 12 << 10
 				}
 				if n := <-sent; n > limit {
-					t.Errorf("%d bytes were taken", n)
+					t.Errorf("%d bytes were read", n)
 				}
 			})
 		})
 	}
 }
 
-// A client that does not read its answer, or whose answer does not come, is let go.
-func TestSlowAnswers(t *testing.T) {
-	held(t, func(t *testing.T, p pipes) {
-		c := p.dial()
+// A client that does not read its response is dropped.
+func TestSlowReader(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		c := p.Dial()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		start := time.Now()
 		time.Sleep(21 * time.Second) // of not reading
 		synctest.Wait()
 		if _, err := io.ReadAll(c); time.Since(start) > 21*time.Second {
-			t.Errorf("the connection lived on: %v", err)
+			t.Errorf("the connection is still open: %v", err)
 		}
 		c.Close()
 	})
 }
 
-// A thousand connections that ask for nothing take little, hinder nobody and end.
+// A thousand idle connections cost little, hinder nobody and end.
 func TestIdleConnections(t *testing.T) {
-	held(t, func(t *testing.T, p pipes) {
-		ask := func(c net.Conn) error {
-			if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-				return err
-			}
-			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil {
-				return err
-			}
-			if text, _ := io.ReadAll(resp.Body); string(text) != "ok" {
-				return fmt.Errorf("status %d", resp.StatusCode)
-			}
-			return nil
-		}
+	serve(t, func(t *testing.T, p pipe.Listener) {
 		before := heap()
 		idle := make([]net.Conn, 1000)
 		for i := range idle {
-			idle[i] = p.dial()
-			if i%2 == 0 { // half of them have asked once
-				if err := ask(idle[i]); err != nil {
+			idle[i] = p.Dial()
+			if i%2 == 0 { // half of them have made a request
+				if err := get(idle[i], "/"); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
 		synctest.Wait()
 		if each := (heap() - before) / len(idle); each > 32<<10 {
-			t.Errorf("%d bytes are kept for each", each)
+			t.Errorf("each costs %d bytes", each)
 		}
-		if err := ask(p.dial()); err != nil {
-			t.Errorf("meanwhile, a request: %v", err)
+		if err := get(p.Dial(), "/"); err != nil {
+			t.Errorf("a request meanwhile: %v", err)
 		}
 		start := time.Now()
 		for i, c := range idle {
 			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || time.Since(start) > 2*time.Minute {
 				t.Fatalf("connection %d: %v after %v", i, err, time.Since(start))
+			}
+		}
+	})
+}
+
+// Connections beyond the limit take the place of those that have been idle the longest.
+func TestTooManyIdleConnections(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		start, conns := time.Now(), make([]net.Conn, 4000)
+		for i := range conns {
+			conns[i] = p.Dial()
+			if err := get(conns[i], "/"); err != nil {
+				t.Fatalf("connection %d: %v", i, err)
+			}
+			synctest.Wait()
+		}
+		for i, c := range conns {
+			if err := get(c, "/"); (err == nil) != (i >= 2000) {
+				t.Fatalf("connection %d again: %v", i, err)
+			}
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("some waited: it took %v", took)
+		}
+	})
+}
+
+// Slow requests, however many, hinder nobody: the slowest give way.
+func TestTooManySlowConnections(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		start := time.Now()
+		var slow sync.WaitGroup
+		for range 5000 {
+			c := p.Dial()
+			slow.Go(func() {
+				io.WriteString(c, "GET / HTTP/1.1\r\n")
+				io.ReadAll(c)
+			})
+		}
+		if err := get(p.Dial(), "/"); err != nil || time.Since(start) > 0 {
+			t.Errorf("a request meanwhile: %v after %v", err, time.Since(start))
+		}
+		synctest.Wait()
+		slow.Wait()
+	})
+}
+
+// A connection whose request is being handled is not closed for another, which waits.
+func TestTooManyRequests(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		start, responses := time.Now(), make(chan error)
+		for range 2000 {
+			go func() { responses <- get(p.Dial(), "/second") }()
+		}
+		synctest.Wait()
+		if err := get(p.Dial(), "/"); err != nil || time.Since(start) != time.Second {
+			t.Errorf("one more: %v after %v", err, time.Since(start))
+		}
+		for range 2000 {
+			if err := <-responses; err != nil {
+				t.Error(err)
+			}
+		}
+		c := p.Dial()
+		for range 2 {
+			if err := get(c, "/"); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+		}
+	})
+}
+
+// A WebSocket does not count.
+func TestHijackedConnections(t *testing.T) {
+	serve(t, func(t *testing.T, p pipe.Listener) {
+		for i := range 3000 {
+			if err := get(p.Dial(), "/hijack"); err != nil {
+				t.Fatalf("connection %d: %v", i, err)
 			}
 		}
 	})

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -19,76 +19,103 @@ import (
 // maxFile is how many bytes .env and app.cfg may have.
 const maxFile = 64 << 10
 
-// setting is a value as it was given.
+// setting is a value and where it was set. It prints as the latter alone, so that no
+// message contains the value.
 type setting struct {
+	name  string // empty for a line of file without a known one
 	value string
-	place string // for messages: "PORT", "PORT in .env line 3", "KEY in app.cfg line 2"
-	line  int    // in its file, from 1; 0 in the environment
+	file  string // empty for the environment
+	line  int    // in file, from 1
 }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
+// String returns, for example, "PORT" for the environment, or "PORT in .env line 3".
+func (v setting) String() string {
+	place := v.file
+	if v.line > 0 {
+		place += fmt.Sprintf(" line %d", v.line)
+	}
+	if v.name != "" && place != "" {
+		return v.name + " in " + place
+	}
+	return v.name + place
+}
 
-// readFile reads the settings in a file of lines NAME=value. known returns the name
-// of the setting that a NAME stands for, "" if for none; those lines must be well
-// formed too but are ignored. Empty values are left out. The map is nil if there is
-// no such file.
-func readFile(dir, file string, known func(string) string) (map[string]setting, error) {
-	data, err := readText(filepath.Join(dir, file))
-	if errors.Is(err, fs.ErrNotExist) {
+// isTrue parses a boolean. An empty value is false.
+func (v setting) isTrue() (bool, error) {
+	switch strings.ToLower(v.value) {
+	case "true", "1", "yes", "on":
+		return true, nil
+	case "false", "0", "no", "off", "":
+		return false, nil
+	}
+	return false, fmt.Errorf("%s is neither true nor false: set it to 1 or 0, True or False, or remove it", v)
+}
+
+var plainName = regexp.MustCompile(`^([A-Z_]+|[a-z_]+)$`) // unlike a random secret
+
+// identify returns the setting that v's name means. If it means none, but is probably a
+// mistake, there is a warning, which shows the name unless that could be a secret in
+// the wrong place.
+func identify(v setting) (known, warning string) {
+	name, names := v.name, envNames
+	if v.file == "app.cfg" {
+		name, names = strings.ToUpper(name), cfgNames
+		if name == "APP_ID" {
+			name = "ID"
+		}
+	}
+	if slices.Contains(names, name) {
+		return name, ""
+	}
+	if v.name == "" || v.file != "app.cfg" && !strings.HasPrefix(strings.ToUpper(name), "PUSHER") {
+		return "", ""
+	}
+	if !plainName.MatchString(v.name) {
+		v.name = "a name"
+	}
+	return "", fmt.Sprintf("%s is not a setting and is ignored: the names are %s", v, strings.Join(names, ", "))
+}
+
+// readFile reads the settings in a file of lines NAME=value. Other names are ignored,
+// with a warning if one is probably a mistake, but their lines must be well formed too.
+// Empty values are left out. The map is nil if there is no such file.
+func (s *Settings) readFile(dir, file string) (map[string]setting, error) {
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s can't be read (%w): make it a text file that you may read, or remove it", file, err)
+	case len(data) > maxFile:
+		return nil, fmt.Errorf("%s is larger than %d KB: keep only the settings in it, one per line", file, maxFile>>10)
+	case !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
+		return nil, fmt.Errorf("%s is not UTF-8 text, but perhaps UTF-16: save it as UTF-8", file)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s %w", file, err)
-	}
+	text := strings.TrimPrefix(string(data), "\ufeff") // a byte order mark
 	settings := map[string]setting{}
-	for i, text := range strings.Split(data, "\n") {
-		name, value, fault := parseLine(text)
-		name = known(name)
-		place := fmt.Sprintf("%s line %d", file, i+1)
-		if name != "" {
-			place = name + " in " + place
-		}
+	for i, line := range strings.Split(lineEnds.Replace(text), "\n") {
+		name, value, fault := parseLine(line)
+		v := setting{name, value, file, i + 1}
+		known, warning := identify(v)
+		v.name = known
 		if fault != "" {
-			return nil, fmt.Errorf("%s %s", place, fault)
+			return nil, fmt.Errorf("%s %s", v, fault)
 		}
-		if name == "" || value == "" {
+		if warning != "" {
+			s.Warnings = append(s.Warnings, warning)
+		}
+		if known == "" || value == "" {
 			continue
 		}
-		if old := settings[name]; old.line > 0 && old.value != value {
-			return nil, fmt.Errorf("%s differs from the %s in line %d: keep one of the two", place, name, old.line)
+		if old := settings[known]; old.line > 0 && old.value != value {
+			return nil, fmt.Errorf("%s differs from line %d: keep only one of them", v, old.line)
 		}
-		settings[name] = setting{value, place, i + 1}
+		settings[known] = v
 	}
 	return settings, nil
 }
 
-// readText reads a file without its byte order mark, lines ending in \n alone.
-func readText(path string) (string, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	var data []byte
-	if err == nil {
-		defer f.Close()
-		data, err = io.ReadAll(io.LimitReader(f, maxFile+1))
-	}
-	if err != nil {
-		reason := "not a file that can be opened"
-		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-			reason = pathErr.Err.Error()
-		}
-		return "", fmt.Errorf("is there but can't be read (%s): make it a text file that this user may read, or remove it", reason)
-	}
-	if len(data) > maxFile {
-		return "", fmt.Errorf("is larger than %d KB, so it can't be the file that is meant: put only the settings into it, a line for each", maxFile>>10)
-	}
-	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
-		return "", errors.New("is not text in UTF-8, but in UTF-16 perhaps: save it again as UTF-8")
-	}
-	text := strings.TrimPrefix(string(data), "\ufeff")
-	return strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text), nil
-}
+var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // godotenv expands $NAME, and takes \ away in double quotes. These hide both
 // from it, as control characters, which no line that is read has.
@@ -97,45 +124,35 @@ var (
 	show = strings.NewReplacer("\x01", `$`, "\x02", `\`)
 )
 
+var (
+	linePattern = regexp.MustCompile(`^(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*([=:])(.*)$`)
+	quotedValue = regexp.MustCompile(`^('[^']*'|"[^"]*")\s*(#.*)?$`)
+)
+
 // parseLine returns the name and the value in a line, or what is wrong with it, to
-// be said after the place; all are empty for a blank line and for a comment.
+// be written after the place; all are empty for a blank line and for a comment.
 //
-// godotenv reads the line, alone, so that no quote reaches into the next one, and
-// only after it is plain that it will find one name and one value: of
+// godotenv parses the line on its own, so that no quote reaches into the next one, and
+// only once it is clear that it will find one name and one value: of
 // NAME="a"b it would keep a, and of NAME= # c it would make # c the value.
 func parseLine(line string) (name, value, fault string) {
-	const form = "is not of the form NAME=value or NAME = 'value': correct it, or make it a comment with # in front"
+	const form = "must have the form NAME=value or NAME = 'value': correct it, or put # in front to make it a comment"
 	line = strings.TrimSpace(line)
 	if line == "" || line[0] == '#' {
 		return "", "", ""
 	}
-	i := strings.IndexAny(line, "=:")
-	if i < 0 || strings.HasPrefix(line[i:], "://") { // a URL without a name
+	m := linePattern.FindStringSubmatch(line)
+	if m == nil || m[2] == ":" && strings.HasPrefix(m[3], "//") { // a URL without a name
 		return "", "", form
 	}
-	words := strings.Fields(line[:i])
-	if len(words) == 2 && words[0] == "export" {
-		words = words[1:]
-	}
-	if len(words) != 1 || !namePattern.MatchString(words[0]) {
-		return "", "", form
-	}
-	name = words[0]
-	if strings.ContainsFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }) {
+	name, value = m[1], strings.TrimSpace(m[3])
+	switch {
+	case strings.ContainsFunc(line, func(r rune) bool { return unicode.IsControl(r) && r != '\t' }):
 		return name, "", "has a control character in it: type the line again"
-	}
-	written := strings.TrimSpace(line[i+1:])
-	if written == "" || written[0] == '#' && line[i+1] != '#' {
+	case value == "", value[0] == '#' && m[3][0] != '#':
 		return name, "", ""
-	}
-	if quote := written[:1]; quote == `"` || quote == `'` {
-		_, after, closed := strings.Cut(written[1:], quote)
-		if !closed {
-			return name, "", "opens a quote and doesn't close it in the same line: write the value in one pair of quotes, or without any"
-		}
-		if after = strings.TrimSpace(after); after != "" && after[0] != '#' {
-			return name, "", "goes on after the closing quote: write the value in one pair of quotes (single ones around double ones, or the other way), with nothing after it but a # comment"
-		}
+	case strings.ContainsAny(value[:1], `'"`) && !quotedValue.MatchString(value):
+		return name, "", "must have its whole value in one pair of quotes (single quotes around double ones, or the other way round), with nothing after it but a # comment"
 	}
 	values, err := godotenv.Unmarshal(hide.Replace(line)) // err is dropped: it quotes the line
 	value, ok := values[name]

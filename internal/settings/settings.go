@@ -1,230 +1,205 @@
-// Package settings works out, from the environment, .env and app.cfg, what the
-// program runs with: where events go, where the page connects, where to listen.
+// Package settings reads the program's settings from the environment, .env and
+// app.cfg: where events go, where the page connects, which address to listen on.
 //
-// A value that is given but wrong is an error of one line, which names the place,
-// the fault and the remedy. No error holds any part of a value, because a secret
-// can be pasted into the wrong place.
+// An invalid setting is an error of one line that says where it is, what is wrong
+// with it and how to fix it. No error or warning contains any part of a value,
+// because a secret can be pasted in the wrong place.
 package settings
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 )
 
-// Settings is what the program runs with. Secret is in it: don't log it whole.
+// Settings are the program's settings. They contain the secret: don't log them whole.
 type Settings struct {
-	// Source is where the credentials were found: "PUSHER_URL", "PUSHER_URL in
-	// .env" or "app.cfg". It is empty if there are none: the embedded server.
+	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or
+	// "app.cfg", followed by "and PUSHER_CLUSTER" if that sets the cluster. It is
+	// empty if there are none: the embedded server. The next six fields are then empty too.
 	Source string
 
-	// AppID, Key and Secret are the app's credentials, empty for the embedded
-	// server. AppID and Key consist of letters, digits, - and _ only.
-	AppID, Key, Secret string
+	AppID, Key, Secret string // AppID and Key have only letters, digits, - and _
 
-	// Host is the host[:port] of the HTTP API, empty for the embedded server.
-	Host string
+	Host      string // host[:port] of the HTTP API
+	Secure    bool   // call the HTTP API over HTTPS: always so at Pusher
+	Cluster   string // Pusher cluster for the page; mostly empty for a self-hosted server
+	SocketURL string // ws[s]://host[:port][/prefix] of a self-hosted server, for the page
 
-	// Secure says to call the HTTP API over HTTPS: always so at Pusher.
-	Secure bool
-
-	// Cluster is the Pusher cluster that the page connects to. For a self-hosted
-	// server it is empty, unless PUSHER_CLUSTER or app.cfg gives one.
-	Cluster string
-
-	// SocketURL is the ws[s]://host[:port][/prefix] that the page connects to at a
-	// self-hosted server. It is empty for Pusher and for the embedded server.
-	SocketURL string
-
-	// Addr is the address to listen on: ":PORT", or "127.0.0.1:5000" without PORT.
-	Addr string
-
-	// RateLimit is how many clicks a second one client address may make, at most
-	// a million; 0 is no limit. Without RATE_LIMIT it is 5.
-	RateLimit float64
+	Addr       string   // address to listen on: ":PORT", or "127.0.0.1:5000" without PORT
+	RateLimit  float64  // clicks per second allowed to one client address; 0 means no limit
+	TrustProxy bool     // a reverse proxy sets X-Forwarded-For and X-Forwarded-Proto
+	Heroku     bool     // the program runs on a Heroku dyno
+	Warnings   []string // sentences about settings that are ignored
 }
 
-// Embedded reports whether no credentials were given, so that events go to the
-// server inside this program.
+// Embedded reports whether there are no credentials, so that events go to the
+// embedded server.
 func (s Settings) Embedded() bool { return s.Source == "" }
+
+// Connect returns the origins, apart from its own, that the page connects to: for
+// WebSockets and, at Pusher, their fallback.
+func (s Settings) Connect() []string {
+	switch {
+	case s.Embedded():
+		return nil
+	case s.SocketURL == "":
+		return []string{"wss://ws-" + s.Cluster + ".pusher.com", "https://sockjs-" + s.Cluster + ".pusher.com"}
+	}
+	u, err := url.Parse(s.SocketURL)
+	if err != nil {
+		return nil
+	}
+	return []string{u.Scheme + "://" + u.Host}
+}
 
 const (
 	urlForm = "https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"
 	appKeys = `https://dashboard.pusher.com, in your app, under "App Keys"`
-	quotes  = "\"'`“”‘’"
 )
 
 var (
-	envNames = []string{"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT"}
+	envNames = []string{"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT", "TRUST_PROXY"}
 	cfgNames = []string{"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"}
 
 	// pusher-http-go puts ID and key into the request's URL unescaped, and so does
 	// pusher-js with the key: nothing that means something in a URL may be in them.
-	idPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	notID      = regexp.MustCompile(`[^A-Za-z0-9_-]`)
+	invisible  = regexp.MustCompile(`[^\pL\pM\pN\pP\pS]`)
+	outerQuote = regexp.MustCompile("^[\"'`“”‘’]|[\"'`“”‘’]$")
+	bracketed  = regexp.MustCompile(`^<.*>$`)
 
 	placeholder    = regexp.MustCompile(`^((?i:your[-_](app[-_])?(id|key|secret))|APP_ID|APP_KEY|APP_SECRET|ID|KEY|SECRET)$`)
 	clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
-	hostPattern    = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+	hostPattern    = regexp.MustCompile(`^([a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*|\[[0-9a-f:.]+\])(?::0*([1-9][0-9]{0,4}))?$`)
 	pathPattern    = regexp.MustCompile(`^/apps/([A-Za-z0-9_-]+)/?$`)
-	prefixPattern  = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*$`)
+	socketPattern  = regexp.MustCompile(`^((?i)wss?)://([^/?#@]+)((?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*?)(?:/app/[^/?#]*(?:\?[^#]*)?)?/?$`)
 )
 
-// Load reads the settings from getenv, from .env in dir (the environment wins)
-// and from app.cfg in dir. An empty value counts as not given. The credentials are
-// the first given of PUSHER_URL and app.cfg; app.cfg is not looked at beside PUSHER_URL.
-// Settings that come with an error are of no use.
-func Load(getenv func(string) string, dir string) (Settings, error) {
-	var s Settings
-	dotenv, err := readFile(dir, ".env", envName)
+// Load reads the settings from environ, a list of NAME=value like that of
+// [os.Environ], from .env in dir (environ overrides it) and from app.cfg in dir
+// (PUSHER_URL overrides it, and it is then not read). An empty value counts as unset.
+// If there is an error, only the Warnings are of use.
+func Load(environ []string, dir string) (Settings, error) {
+	s := Settings{Addr: "127.0.0.1:5000", RateLimit: 1}
+	env, err := s.readFile(dir, ".env")
 	if err != nil {
 		return s, err
 	}
-	get := func(name string) setting {
-		if value := getenv(name); value != "" {
-			return setting{value: value, place: name}
+	if env == nil {
+		env = map[string]setting{}
+	}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		known, warning := identify(setting{name: name})
+		switch {
+		case value == "":
+		case known != "":
+			env[known] = setting{name: known, value: value}
+		case warning != "":
+			s.Warnings = append(s.Warnings, warning)
+		case name == "DYNO":
+			s.Heroku = true
 		}
-		return dotenv[name]
 	}
 
-	if s.Addr, err = listenAddr(get("PORT")); err != nil {
+	if v := env["PORT"]; v.value != "" {
+		port, err := strconv.ParseUint(v.value, 10, 16)
+		if err != nil {
+			return s, fmt.Errorf("%s is not a port: set it to a number from 0 (any free port) to 65535, such as 8080, or remove it", v)
+		}
+		s.Addr = fmt.Sprintf(":%d", port)
+	}
+	if v := env["RATE_LIMIT"]; v.value != "" {
+		s.RateLimit, err = strconv.ParseFloat(v.value, 64)
+		if err != nil || !(s.RateLimit >= 0 && s.RateLimit <= 1e6) { // NaN fails both
+			return s, fmt.Errorf("%s is not a rate: set it to the clicks per second allowed to one client address, from 0 (no limit) to 1000000, or remove it for the default, 1", v)
+		}
+	}
+	if s.TrustProxy, err = env["TRUST_PROXY"].isTrue(); err != nil {
 		return s, err
 	}
-	if s.RateLimit, err = rateLimit(get("RATE_LIMIT")); err != nil {
-		return s, err
-	}
-	cluster := get("PUSHER_CLUSTER")
-	if err := checkCluster(cluster); err != nil {
+	s.TrustProxy = s.TrustProxy || s.Heroku
+	if err := checkCluster(env["PUSHER_CLUSTER"]); err != nil {
 		return s, err
 	}
 
-	if pusherURL := get("PUSHER_URL"); pusherURL.value != "" {
-		s.Source = "PUSHER_URL"
-		if pusherURL.line > 0 {
-			s.Source = "PUSHER_URL in .env"
+	host := env["PUSHER_URL"]
+	if host.value != "" {
+		s.Source = setting{name: host.name, file: host.file}.String()
+		if _, err := os.Stat(filepath.Join(dir, "app.cfg")); err == nil {
+			s.Warnings = append(s.Warnings, "app.cfg is ignored, because "+s.Source+" is set: remove one of them")
 		}
-		if err := s.useURL(pusherURL); err != nil {
+		err = s.useURL(host)
+	} else {
+		var cfg map[string]setting
+		cfg, err = s.readFile(dir, "app.cfg")
+		if err != nil || cfg == nil {
 			return s, err
 		}
-		return s, s.route(pusherURL.place, cluster.value, get("PUSHER_SOCKET_URL"))
+		s.Source, host = "app.cfg", cfg["HOST"]
+		err = s.useConfig(cfg)
 	}
-	cfg, err := readFile(dir, "app.cfg", cfgName)
-	if err != nil || cfg == nil {
-		return s, err
-	}
-	s.Source = "app.cfg"
-	if err := s.useConfig(cfg); err != nil {
-		return s, err
-	}
-	return s, s.route(cfg["HOST"].place, cluster.value, get("PUSHER_SOCKET_URL"))
-}
-
-// envName returns name if it is a variable of this program, else "".
-func envName(name string) string {
-	if slices.Contains(envNames, name) {
-		return name
-	}
-	return ""
-}
-
-// cfgName returns the name that app.cfg's name stands for, or "" if for none.
-func cfgName(name string) string {
-	name = strings.ToUpper(name)
-	if name == "APP_ID" {
-		return "ID"
-	}
-	if slices.Contains(cfgNames, name) {
-		return name
-	}
-	return ""
-}
-
-func listenAddr(port setting) (string, error) {
-	if port.value == "" {
-		return "127.0.0.1:5000", nil
-	}
-	n, err := strconv.ParseUint(port.value, 10, 16)
 	if err != nil {
-		return "", fmt.Errorf("%s is not a port: set it to a number from 0 (any free port) to 65535, such as 8080, or unset it", port.place)
+		return s, err
 	}
-	return fmt.Sprintf(":%d", n), nil
+	return s, s.resolve(host, env["PUSHER_CLUSTER"], env["PUSHER_SOCKET_URL"])
 }
 
-func rateLimit(rate setting) (float64, error) {
-	if rate.value == "" {
-		return 5, nil
-	}
-	n, err := strconv.ParseFloat(rate.value, 64)
-	if err != nil || !(n >= 0 && n <= 1e6) { // NaN fails both
-		return 0, fmt.Errorf("%s is not a rate: set it to the clicks a second allowed to one client address, from 0 (no limit) to 1000000, or unset it for 5", rate.place)
-	}
-	return n, nil
-}
-
-// checkCluster refuses upper case rather than lower it, and a host name in the
-// cluster's place: either is a sign that something else was pasted.
-func checkCluster(c setting) error {
-	if c.value == "" {
+// checkCluster rejects upper case, and a host name in the cluster's place, rather
+// than repair it: either is a sign that something else was pasted.
+func checkCluster(v setting) error {
+	if v.value == "" || clusterPattern.MatchString(v.value) && !strings.HasPrefix(v.value, "api-") && !strings.HasPrefix(v.value, "ws-") {
 		return nil
 	}
-	if !clusterPattern.MatchString(c.value) || strings.HasPrefix(c.value, "api-") || strings.HasPrefix(c.value, "ws-") {
-		return fmt.Errorf("%s is not the name of a cluster: write the short name that the dashboard shows, in lower case, such as eu or mt1", c.place)
-	}
-	return nil
+	return fmt.Errorf("%s is not the name of a cluster: use the short name that the dashboard shows, in lower case, such as eu or mt1", v)
 }
 
-// useURL takes the credentials and the API's address from a PUSHER_URL.
+// useURL sets the credentials and the API's address from a PUSHER_URL.
 func (s *Settings) useURL(v setting) error {
-	if strings.Trim(v.value, quotes) != v.value {
-		return fmt.Errorf("%s is in quotes, and they are taken as part of it: write the URL without them", v.place)
+	invalid := func(problem string) error {
+		return fmt.Errorf("%s %s; the form is %s", v, problem, urlForm)
 	}
-	if strings.ContainsFunc(v.value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return fmt.Errorf("%s has a space, a line break or a character outside ASCII in it, perhaps at its end: remove it, or percent-encode it if the secret has it", v.place)
-	}
-	if scheme, _, ok := strings.Cut(v.value, "://"); !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
-		return fmt.Errorf("%s must begin with https:// (or http://): its form is %s", v.place, urlForm)
+	switch scheme, _, ok := strings.Cut(v.value, "://"); {
+	case outerQuote.MatchString(v.value):
+		return invalid("is in quotes: remove them")
+	case strings.ContainsAny(v.value, "<>"):
+		return invalid("has < or > in it: remove the < >, which only mark what to replace")
+	case strings.ContainsFunc(v.value, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return invalid("has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if it belongs to the secret")
+	case !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https"):
+		return invalid("must begin with https:// (or http://)")
 	}
 	u, err := url.Parse(v.value) // err is dropped: it quotes the URL
 	at := strings.Count(v.value, "@")
 	if err != nil || at > 1 || at == 1 && u.User == nil {
-		return fmt.Errorf("%s can't be read as a URL of the form %s: percent-encode special characters in the key and the secret (%% as %%25, / as %%2F, @ as %%40, # as %%23, ? as %%3F)", v.place, urlForm)
+		return invalid("can't be parsed: percent-encode special characters in the key and the secret (% as %25, / as %2F, @ as %40, # as %23, ? as %3F)")
 	}
-	name, _, ok := splitHost(u.Host)
-	if !ok {
-		return fmt.Errorf("%s has no valid host[:port] after the @: its form is %s", v.place, urlForm)
-	}
-	if name == "dashboard.pusher.com" {
-		return fmt.Errorf("%s is the address of Pusher's dashboard, not of its API: its form is %s, and what to put in is on that page of the dashboard, under \"App Keys\"", v.place, urlForm)
-	}
-	if u.User == nil {
-		return fmt.Errorf("%s has no KEY:SECRET@ before the host: its form is %s", v.place, urlForm)
-	}
-	if u.User.Username() == "" {
-		return fmt.Errorf("%s has no key between // and the colon: its form is %s", v.place, urlForm)
-	}
-	if secret, _ := u.User.Password(); secret == "" {
-		return fmt.Errorf("%s has no secret between the colon after the key and the @: its form is %s", v.place, urlForm)
-	}
-	if strings.ContainsAny(v.value, "?#") {
-		return fmt.Errorf("%s goes on after the app ID with ? or #: remove everything from there, so that its form is %s", v.place, urlForm)
-	}
+	secret, _ := u.User.Password()
 	path := pathPattern.FindStringSubmatch(u.EscapedPath())
-	if path == nil {
-		return fmt.Errorf("%s must go on after the host with /apps/ID and nothing else, ID being letters, digits, - and _: its form is %s", v.place, urlForm)
+	switch host, ok := hostOf(u.Host); {
+	case !ok:
+		return invalid("has no valid host[:port] after the @")
+	case host == "dashboard.pusher.com":
+		return invalid(`is the address of Pusher's dashboard, not of its API: put it together from the values on that page, under "App Keys"`)
+	case u.User.Username() == "" || secret == "":
+		return invalid("has no KEY:SECRET@, or only one of the two, before the host")
+	case path == nil || strings.ContainsAny(v.value, "?#"):
+		return invalid("must end with /apps/ID right after the host, where ID has only letters, digits, - and _")
 	}
-	s.AppID, s.Key = path[1], u.User.Username()
-	s.Secret, _ = u.User.Password()
 	s.Host, s.Secure = strings.ToLower(u.Host), u.Scheme == "https"
 
-	place := func(what string) string { return "the " + what + " in " + v.place }
-	return s.checkCredentials(place("app ID"), place("key"), place("secret"))
+	part := func(name, value string) setting { return setting{name: name, value: value, file: v.String()} }
+	return s.useCredentials(part("the app ID", path[1]), part("the key", u.User.Username()), part("the secret", secret))
 }
 
-// useConfig takes the credentials and the API's address from app.cfg.
+// useConfig sets the credentials and the API's address from app.cfg.
 func (s *Settings) useConfig(cfg map[string]setting) error {
 	var missing []string
 	for _, name := range []string{"ID", "KEY", "SECRET"} {
@@ -233,72 +208,58 @@ func (s *Settings) useConfig(cfg map[string]setting) error {
 		}
 	}
 	if missing != nil {
-		return fmt.Errorf("app.cfg has no value for %s: it must give ID, KEY and SECRET, a line for each, such as KEY = 'abc123' (see app.cfg.example); without the file, the embedded server is used", strings.Join(missing, ", "))
+		return fmt.Errorf("app.cfg has no value for %s: it needs ID, KEY and SECRET, one per line, such as KEY = 'abc123' (see app.cfg.example); to use the embedded server, remove the file", strings.Join(missing, ", "))
 	}
-	s.AppID, s.Key, s.Secret = cfg["ID"].value, cfg["KEY"].value, cfg["SECRET"].value
-	if err := s.checkCredentials(cfg["ID"].place, cfg["KEY"].place, cfg["SECRET"].place); err != nil {
+	secure, err := cfg["SECURE"].isTrue()
+	if err := cmp.Or(s.useCredentials(cfg["ID"], cfg["KEY"], cfg["SECRET"]), checkCluster(cfg["CLUSTER"]), err); err != nil {
 		return err
-	}
-
-	s.Cluster = cfg["CLUSTER"].value
-	if err := checkCluster(cfg["CLUSTER"]); err != nil {
-		return err
-	}
-	switch secure := cfg["SECURE"]; strings.ToLower(secure.value) {
-	case "true", "1", "yes", "on":
-		s.Secure = true
-	case "false", "0", "no", "off", "":
-	default:
-		return fmt.Errorf("%s is neither true nor false: write SECURE = True to call HOST over HTTPS, or SECURE = False for HTTP", secure.place)
 	}
 	host := cfg["HOST"]
+	s.Cluster, s.Host, s.Secure = cfg["CLUSTER"].value, strings.ToLower(host.value), secure
 	if host.value == "" {
-		if s.Cluster == "" {
-			s.Cluster = "mt1"
-		}
+		s.Cluster = cmp.Or(s.Cluster, "mt1")
 		s.Host = apiHost(s.Cluster)
-		return nil
-	}
-	if _, _, ok := splitHost(host.value); !ok {
-		return fmt.Errorf("%s is not a host: write only a host or host:port, such as localhost:6001, without http:// and without a path", host.place)
-	}
-	s.Host = strings.ToLower(host.value)
-	return nil
-}
-
-// checkCredentials looks at what can be seen to be wrong without asking Pusher.
-// The arguments say, for messages, where ID, key and secret were given.
-func (s *Settings) checkCredentials(idPlace, keyPlace, secretPlace string) error {
-	id := setting{value: s.AppID, place: idPlace}
-	key := setting{value: s.Key, place: keyPlace}
-	secret := setting{value: s.Secret, place: secretPlace}
-	for _, c := range []setting{id, key, secret} {
-		if placeholder.MatchString(c.value) {
-			return fmt.Errorf("%s is still the example's: put in your own app's, which is at %s", c.place, appKeys)
-		}
-	}
-	for _, c := range []setting{id, key} {
-		if !idPattern.MatchString(c.value) {
-			return fmt.Errorf("%s has a character in it that is no letter, digit, - or _: copy it again, without anything around it", c.place)
-		}
-	}
-	if strings.Trim(s.Secret, quotes) != s.Secret {
-		return fmt.Errorf("%s has a quote at its beginning or end: write it in one pair of plain quotes, '…' or \"…\", or without any", secretPlace)
-	}
-	if strings.ContainsFunc(s.Secret, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }) {
-		return fmt.Errorf("%s has a space, a line break or an invisible character in it: copy it again, without anything around it", secretPlace)
+	} else if _, ok := hostOf(host.value); !ok {
+		return fmt.Errorf("%s is not a host: use only a host or host:port, such as localhost:6001, without http:// and without a path", host)
 	}
 	return nil
 }
 
-// route works out, from the API's host and what was said beside it, where the API
-// is called and where the page connects. place is where the host was given.
-func (s *Settings) route(place, cluster string, socket setting) error {
-	name, port, _ := splitHost(s.Host)
+// useCredentials sets the credentials, unless they can be seen to be wrong without
+// asking Pusher. An error lists all that have the same fault.
+func (s *Settings) useCredentials(id, key, secret setting) error {
+	all := []setting{id, key, secret}
+	for _, fault := range []struct {
+		in      []setting
+		pattern *regexp.Regexp
+		text    string
+	}{
+		{all, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys},
+		{all, bracketed, "must not be in < >: remove the < > and use your app's own value, from " + appKeys},
+		{all[:2], notID, "must consist of letters, digits, - and _: copy it again, without anything around it"},
+		{all[2:], outerQuote, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
+		{all[2:], invisible, "must not contain a space, a line break or an invisible character: copy it again, without anything around it"},
+	} {
+		var places []string
+		for _, v := range fault.in {
+			if fault.pattern.MatchString(v.value) {
+				places = append(places, v.String())
+			}
+		}
+		if places != nil {
+			return fmt.Errorf("%s %s", strings.Join(places, ", "), fault.text)
+		}
+	}
+	s.AppID, s.Key, s.Secret = id.value, key.value, secret.value
+	return nil
+}
+
+// resolve completes the settings from the API's host, as set by the setting host:
+// where the API is called, and where the page connects.
+func (s *Settings) resolve(host, cluster, socket setting) error {
+	name, _ := hostOf(s.Host)
 	if !isPusher(name) {
-		if cluster != "" {
-			s.Cluster = cluster
-		}
+		s.Cluster = cmp.Or(cluster.value, s.Cluster)
 		if socket.value != "" {
 			var err error
 			s.SocketURL, err = socketURL(socket)
@@ -311,76 +272,56 @@ func (s *Settings) route(place, cluster string, socket setting) error {
 		return nil
 	}
 
-	s.Secure = true // the add-ons of old give http
-	if port == "80" {
-		s.Host = name
-	}
+	s.Secure = true // old add-ons set http
+	s.Host = strings.TrimSuffix(s.Host, ":80")
 	own := clusterOf(name)
 	switch {
-	case cluster != "": // an app lives in one cluster only
-		s.Cluster = cluster
-		s.Host = apiHost(cluster)
+	case cluster.value != "": // an app lives in one cluster only
+		s.Cluster = cluster.value
+		s.Host = apiHost(s.Cluster)
+		s.Source += " and PUSHER_CLUSTER"
 	case s.Cluster == "":
 		s.Cluster = own
 	case own == "":
 		s.Host = apiHost(s.Cluster)
 	case own != s.Cluster:
-		return fmt.Errorf("%s names another cluster than CLUSTER does: remove HOST, which Pusher's clusters don't need, or correct one of them", place)
+		return fmt.Errorf("%s names a different cluster than CLUSTER: remove HOST, which Pusher's clusters don't need, or correct one of them", host)
 	}
 	if s.Cluster == "" {
-		return fmt.Errorf("%s has a host of Pusher's that doesn't say the cluster: use api-eu.pusher.com, with the app's own cluster in place of eu, or set PUSHER_CLUSTER to it", place)
+		return fmt.Errorf("%s names a Pusher host without a cluster: use api-CLUSTER.pusher.com (such as api-eu.pusher.com), or set PUSHER_CLUSTER", host)
 	}
 	return nil
 }
 
-// socketURL returns the address in a PUSHER_SOCKET_URL without the /app/KEY that it
-// may end in.
+// socketURL returns the address in a PUSHER_SOCKET_URL, without the /app/KEY that
+// it may end in.
 func socketURL(v setting) (string, error) {
-	fault := fmt.Errorf("%s is not of the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: write the address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, or unset it", v.place)
-	u, err := url.Parse(v.value) // err is dropped: it quotes the URL
-	if err != nil || u.Scheme != "ws" && u.Scheme != "wss" || strings.ContainsAny(v.value, "@#") {
-		return "", fault
+	if m := socketPattern.FindStringSubmatch(v.value); m != nil {
+		if _, ok := hostOf(m[2]); ok {
+			return strings.ToLower(m[1]+"://"+m[2]) + m[3], nil
+		}
 	}
-	prefix := u.EscapedPath()
-	if i := strings.LastIndex(prefix, "/app/"); i >= 0 {
-		prefix = prefix[:i]
-	} else if strings.Contains(v.value, "?") {
-		return "", fault
-	}
-	prefix = strings.TrimSuffix(prefix, "/")
-	if _, _, ok := splitHost(u.Host); !ok || !prefixPattern.MatchString(prefix) {
-		return "", fault
-	}
-	return u.Scheme + "://" + strings.ToLower(u.Host) + prefix, nil
+	return "", fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, or remove it", v)
 }
 
-// splitHost takes apart host[:port], an IPv6 address in brackets; the name comes
-// back in lower case. ok is false if it is anything else.
-func splitHost(hostport string) (name, port string, ok bool) {
-	u, err := url.Parse("//" + hostport)
-	if err != nil || u.Host != hostport || strings.HasSuffix(hostport, ":") {
-		return "", "", false
+// hostOf returns the host in host[:port], in lower case: a name or an IP address, IPv6
+// in brackets. ok is false if hostport is anything else.
+func hostOf(hostport string) (host string, ok bool) {
+	m := hostPattern.FindStringSubmatch(strings.ToLower(hostport))
+	if m == nil {
+		return "", false
 	}
-	name, port = strings.ToLower(u.Hostname()), u.Port()
-	if strings.HasPrefix(hostport, "[") {
-		ip, err := netip.ParseAddr(name)
-		ok = err == nil && ip.Is6() // a zone is %25 in hostport, % in u.Host: refused above
-	} else {
-		ok = hostPattern.MatchString(name)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
-		ok = false
-	}
-	return name, port, ok
+	port, _ := strconv.Atoi(m[2]) // 0 if there is none
+	ip, err := netip.ParseAddr(strings.Trim(m[1], "[]"))
+	return m[1], port <= 65535 && (m[1][0] != '[' || err == nil && ip.Is6())
 }
 
-// isPusher reports whether a host, in lower case, is one of Pusher's own.
+// isPusher reports whether a host, in lower case, is one of Pusher's.
 func isPusher(name string) bool {
 	return strings.HasSuffix("."+name, ".pusher.com") || strings.HasSuffix("."+name, ".pusherapp.com")
 }
 
-// clusterOf returns the cluster that a host of Pusher's API serves, "" if it
-// doesn't say.
+// clusterOf returns the cluster of a Pusher API host, or "" if the name doesn't say.
 func clusterOf(name string) string {
 	if name == "api.pusherapp.com" || name == "api.pusher.com" {
 		return "mt1"

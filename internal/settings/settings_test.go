@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +30,16 @@ func load(t testing.TB, env map[string]string, files files) (Settings, error) {
 			t.Fatal(err)
 		}
 	}
-	return Load(func(name string) string { return env[name] }, dir)
+	return Load(environ(env), dir)
+}
+
+// environ returns env in the form of os.Environ.
+func environ(env map[string]string) []string {
+	var list []string
+	for name, value := range env {
+		list = append(list, name+"="+value)
+	}
+	return list
 }
 
 func env(pairs ...string) map[string]string {
@@ -49,13 +59,13 @@ const (
 // hosted returns the settings of app 12 at Pusher.
 func hosted(source, host, cluster string) Settings {
 	return Settings{Source: source, AppID: "12", Key: "zqkey", Secret: "zqsecret", Host: host, Secure: true,
-		Cluster: cluster, Addr: "127.0.0.1:5000", RateLimit: 5}
+		Cluster: cluster, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
 // own returns the settings of app zq-app at a server of one's own.
 func own(host, socketURL string) Settings {
 	return Settings{Source: "PUSHER_URL", AppID: "zq-app", Key: "zqkey", Secret: "zqsecret", Host: host,
-		Secure: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL, Addr: "127.0.0.1:5000", RateLimit: 5}
+		Secure: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
 // with returns s after change.
@@ -75,9 +85,9 @@ var accepted = []struct {
 	want  Settings
 }{
 	// Which source.
-	{"nothing", nil, nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+	{"nothing", nil, nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 	{"empty is not given", env("PUSHER_URL", "", "PUSHER_CLUSTER", "", "PORT", "", "RATE_LIMIT", ""),
-		files{".env": "PUSHER_URL=\nPORT=''\nRATE_LIMIT= # none\n"}, Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+		files{".env": "PUSHER_URL=\nPORT=''\nRATE_LIMIT= # none\n"}, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 	{"environment", env("PUSHER_URL", euURL), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"environment before .env and app.cfg", env("PUSHER_URL", euURL),
 		files{".env": "PUSHER_URL=" + ownURL, "app.cfg": "nonsense"}, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
@@ -87,7 +97,7 @@ var accepted = []struct {
 	{"app.cfg beside an .env about other things", nil, files{".env": "PORT=1\nOTHER=\"a $b\"\n", "app.cfg": cfg},
 		with(hosted("app.cfg", "api-mt1.pusher.com", "mt1"), func(s *Settings) { s.Addr = ":1" })},
 	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "zq nonsense", "PUSHER_CLUSTER", "eu"), nil,
-		Settings{Addr: "127.0.0.1:5000", RateLimit: 5}},
+		Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 
 	// Which host.
 	{"http at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
@@ -98,13 +108,13 @@ var accepted = []struct {
 	{"host and scheme in upper case", env("PUSHER_URL", "HTTPS://zqkey:zqsecret@API-EU.Pusher.COM/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"slash at the end", env("PUSHER_URL", euURL+"/"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"Pusher's ignores PUSHER_SOCKET_URL", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "zq nonsense"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
-	{"PUSHER_CLUSTER over the URL's", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
-	{"PUSHER_CLUSTER for an old URL", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12", "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER over the URL's", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER for an old URL", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12", "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER for an unrecognised host", env("PUSHER_URL", "http://zqkey:zqsecret@other.pusherapp.com:80/apps/12"),
-		files{".env": "PUSHER_CLUSTER=us2"}, hosted("PUSHER_URL", "api-us2.pusher.com", "us2")},
-	{"PUSHER_CLUSTER over app.cfg's", env("PUSHER_CLUSTER", "us2"), files{"app.cfg": cfg + "CLUSTER='eu'"}, hosted("app.cfg", "api-us2.pusher.com", "us2")},
+		files{".env": "PUSHER_CLUSTER=us2"}, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
+	{"PUSHER_CLUSTER over app.cfg's", env("PUSHER_CLUSTER", "us2"), files{"app.cfg": cfg + "CLUSTER='eu'"}, hosted("app.cfg and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER over both of app.cfg's", env("PUSHER_CLUSTER", "us2"),
-		files{"app.cfg": cfg + "CLUSTER=eu\nHOST=api-ap1.pusher.com"}, hosted("app.cfg", "api-us2.pusher.com", "us2")},
+		files{"app.cfg": cfg + "CLUSTER=eu\nHOST=api-ap1.pusher.com"}, hosted("app.cfg and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"self-hosted", env("PUSHER_URL", ownURL), nil, own("localhost:6001", "ws://localhost:6001")},
 	{"self-hosted, TLS", env("PUSHER_URL", "https://zqkey:zqsecret@ws.Example.org/apps/zq-app"), nil, own("ws.example.org", "wss://ws.example.org")},
 	{"self-hosted, not quite Pusher's", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.notpusher.com:80/apps/zq-app"), nil,
@@ -157,6 +167,9 @@ var accepted = []struct {
 	{"any port, no limit", env("PORT", "0", "RATE_LIMIT", "0"), nil, Settings{Addr: ":0", RateLimit: 0}},
 	{"the largest", nil, files{".env": "PORT=65535\nRATE_LIMIT=1e6"}, Settings{Addr: ":65535", RateLimit: 1e6}},
 	{"environment before .env", env("PORT", "1"), files{".env": "PORT=2\nRATE_LIMIT=3"}, Settings{Addr: ":1", RateLimit: 3}},
+	{"behind a proxy", env("TRUST_PROXY", "1"), nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 1, TrustProxy: true}},
+	{"not behind a proxy", env("TRUST_PROXY", "off"), nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
+	{"Heroku", env("DYNO", "web.1", "PORT", "1"), nil, Settings{Addr: ":1", RateLimit: 1, TrustProxy: true, Heroku: true}},
 }
 
 func TestLoad(t *testing.T) {
@@ -166,7 +179,8 @@ func TestLoad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got != tt.want {
+			got.Warnings = nil // see TestWarnings
+			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 			if embedded := tt.want.AppID == ""; got.Embedded() != embedded {
@@ -271,22 +285,22 @@ var rejected = []struct {
 	{"line break after", env("PUSHER_URL", euURL+"\n"), nil, "PUSHER_URL has a space"},
 	{"only a space", env("PUSHER_URL", " "), nil, "PUSHER_URL has a space"},
 	{"line break within", env("PUSHER_URL", "https://zqkey:zq\r\nsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space"},
-	{"not ASCII", env("PUSHER_URL", "https://zqkey:zqé@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space, a line break or a character outside ASCII"},
+	{"not ASCII", env("PUSHER_URL", "https://zqkey:zqé@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space, a line break or a non-ASCII character"},
 	{"no scheme", env("PUSHER_URL", "zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"one slash", env("PUSHER_URL", "https:/zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"another scheme", env("PUSHER_URL", "ws://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"its name twice", env("PUSHER_URL", "PUSHER_URL="+euURL), nil, "PUSHER_URL must begin with https://"},
 	{"only a key", env("PUSHER_URL", "zqkey"), nil, "PUSHER_URL must begin with https://"},
-	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"digits and slash in the secret", env("PUSHER_URL", "https://zqkey:12/zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"@ in the secret", env("PUSHER_URL", "https://zqkey:zq@secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"digits and # in the secret", env("PUSHER_URL", "https://zqkey:12#zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"? in the secret", env("PUSHER_URL", "https://zqkey:zq?secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"bracket in the secret", env("PUSHER_URL", "https://zqkey:zq[zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"angle brackets", env("PUSHER_URL", "https://<zqkey>:<zqsecret>@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be read…percent-encode"},
-	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "PUSHER_URL can't be read"},
+	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"digits and slash in the secret", env("PUSHER_URL", "https://zqkey:12/zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"@ in the secret", env("PUSHER_URL", "https://zqkey:zq@secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"digits and # in the secret", env("PUSHER_URL", "https://zqkey:12#zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"? in the secret", env("PUSHER_URL", "https://zqkey:zq?secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"bracket in the secret", env("PUSHER_URL", "https://zqkey:zq[zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"angle brackets", env("PUSHER_URL", "https://<zqkey>:<zqsecret>@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has < or > in it: remove the < >"},
+	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "PUSHER_URL can't be parsed"},
 	{"no host", env("PUSHER_URL", "https://zqkey:zqsecret@/apps/12"), nil, "PUSHER_URL has no valid host"},
 	{"empty port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:/apps/12"), nil, "PUSHER_URL has no valid host"},
 	{"port too large", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:65536/apps/12"), nil, "PUSHER_URL has no valid host"},
@@ -296,29 +310,29 @@ var rejected = []struct {
 	{"IPv6 with a zone", env("PUSHER_URL", "https://zqkey:zqsecret@[fe80::1%25zq]/apps/12"), nil, "PUSHER_URL has no valid host"},
 	{"dashboard", env("PUSHER_URL", "https://dashboard.pusher.com/apps/12/keys?zq"), nil, "PUSHER_URL is the address of Pusher's dashboard"},
 	{"no key and secret", env("PUSHER_URL", "https://api-eu.pusher.com/apps/zq12"), nil, "PUSHER_URL has no KEY:SECRET@"},
-	{"no key", env("PUSHER_URL", "https://:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no key"},
-	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no secret"},
-	{"empty secret", env("PUSHER_URL", "https://zqkey:@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no secret"},
-	{"query", env("PUSHER_URL", euURL+"?cluster=zq"), nil, "PUSHER_URL goes on after the app ID"},
-	{"empty query", env("PUSHER_URL", euURL+"?"), nil, "PUSHER_URL goes on after the app ID"},
-	{"fragment", env("PUSHER_URL", euURL+"#zq"), nil, "PUSHER_URL goes on after the app ID"},
-	{"no path", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"no ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"path prefix", env("PUSHER_URL", "https://zqkey:zqsecret@example.org/zq/apps/12"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"path goes on", env("PUSHER_URL", euURL+"/events"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"two slashes at the end", env("PUSHER_URL", euURL+"//"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"encoded ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%31"), nil, "PUSHER_URL must go on after the host with /apps/ID"},
-	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL has a character"},
-	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL has a space"},
-	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL has a quote"},
-	{"the form itself", env("PUSHER_URL", urlForm), nil, "the app ID in PUSHER_URL is still the example's"},
-	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL is still the example's"},
-	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL is still the example's"},
-	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
-	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
-	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "PUSHER_URL has a host of Pusher's that doesn't say the cluster"},
-	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "PUSHER_URL in .env line 1 has a host of Pusher's that doesn't say the cluster"},
+	{"no key", env("PUSHER_URL", "https://:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
+	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
+	{"empty secret", env("PUSHER_URL", "https://zqkey:@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
+	{"query", env("PUSHER_URL", euURL+"?cluster=zq"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"empty query", env("PUSHER_URL", euURL+"?"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"fragment", env("PUSHER_URL", euURL+"#zq"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"no path", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"no ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"path prefix", env("PUSHER_URL", "https://zqkey:zqsecret@example.org/zq/apps/12"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"path goes on", env("PUSHER_URL", euURL+"/events"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"two slashes at the end", env("PUSHER_URL", euURL+"//"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"encoded ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%31"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL must consist of letters, digits"},
+	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must not contain a space"},
+	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must not begin or end with a quote"},
+	{"the form itself", env("PUSHER_URL", urlForm), nil, "the app ID in PUSHER_URL, the key in PUSHER_URL, the secret in PUSHER_URL must be your app's own value"},
+	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL must be your app's own value"},
+	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must be your app's own value"},
+	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
+	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
+	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
+	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "PUSHER_URL in .env line 1 names a Pusher host without a cluster"},
 	{"wrong, app.cfg right", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
 	{"wrong, .env right", env("PUSHER_URL", "zq"), files{".env": "PUSHER_URL=" + euURL}, "PUSHER_URL must begin with https://"},
 
@@ -328,17 +342,17 @@ var rejected = []struct {
 	{"cluster with a space", nil, files{".env": "PUSHER_CLUSTER='zq '"}, "PUSHER_CLUSTER in .env line 1 is not the name of a cluster"},
 	{"cluster with a slash, self-hosted", env("PUSHER_URL", ownURL, "PUSHER_CLUSTER", "zq/"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 
-	{"socket over http", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "https://zq"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket without scheme", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "zq:6001"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with user", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zqkey:zqsecret@zq"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with query", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/?a=b"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with fragment", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/app/zqkey#"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket without host", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss:///app/zqkey"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with dots", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/a/../b"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with two slashes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq//a"), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with odd port", nil, files{".env": "PUSHER_URL=" + ownURL + "\nPUSHER_SOCKET_URL=wss://zq:0"}, "PUSHER_SOCKET_URL in .env line 2 is not of the form"},
-	{"socket in quotes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", `"wss://zq"`), nil, "PUSHER_SOCKET_URL is not of the form"},
-	{"socket with a space", env("PUSHER_SOCKET_URL", "wss://zq "), files{"app.cfg": cfg + "HOST=h"}, "PUSHER_SOCKET_URL is not of the form"},
+	{"socket over http", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "https://zq"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket without scheme", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "zq:6001"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with user", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zqkey:zqsecret@zq"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with query", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/?a=b"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with fragment", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/app/zqkey#"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket without host", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss:///app/zqkey"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with dots", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/a/../b"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with two slashes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq//a"), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with odd port", nil, files{".env": "PUSHER_URL=" + ownURL + "\nPUSHER_SOCKET_URL=wss://zq:0"}, "PUSHER_SOCKET_URL in .env line 2 must have the form"},
+	{"socket in quotes", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", `"wss://zq"`), nil, "PUSHER_SOCKET_URL must have the form"},
+	{"socket with a space", env("PUSHER_SOCKET_URL", "wss://zq "), files{"app.cfg": cfg + "HOST=h"}, "PUSHER_SOCKET_URL must have the form"},
 
 	{"port of letters", env("PORT", "zq"), nil, "PORT is not a port"},
 	{"port below 0", env("PORT", "-1"), nil, "PORT is not a port"},
@@ -352,16 +366,22 @@ var rejected = []struct {
 	{"rate too large", nil, files{".env": "RATE_LIMIT=1000001"}, "RATE_LIMIT in .env line 1 is not a rate"},
 	{"rate with unit", env("RATE_LIMIT", "5/s"), nil, "RATE_LIMIT is not a rate"},
 
+	{"neither true nor false", env("TRUST_PROXY", "zq"), nil, "TRUST_PROXY is neither true nor false"},
+
 	{"empty app.cfg", nil, files{"app.cfg": ""}, "app.cfg has no value for ID, KEY, SECRET:"},
 	{"comments only", nil, files{"app.cfg": "# zq\r\n\r\n  # ID=1\r\n"}, "app.cfg has no value for ID, KEY, SECRET:"},
 	{"no secret in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nSECRET=\n"}, "app.cfg has no value for SECRET:"},
 	{"names nearly right", nil, files{"app.cfg": "APPID=12\nKEY=zqkey\nSECRET_KEY=zqsecret\n"}, "app.cfg has no value for ID, SECRET:"},
-	{"odd ID in app.cfg", nil, files{"app.cfg": "KEY=zqkey\nSECRET=zqsecret\nID=zq/12"}, "ID in app.cfg line 3 has a character"},
-	{"odd key in app.cfg", nil, files{"app.cfg": "KEY=u'zqkey'\nSECRET=zqsecret\nID=12"}, "KEY in app.cfg line 1 has a character"},
-	{"Python 2's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=u'zqsecret'\nID=12"}, "SECRET in app.cfg line 2 has a quote"},
-	{"a word processor's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=“zqsecret”\nID=12"}, "SECRET in app.cfg line 2 has a quote"},
-	{"space in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret '\nID=12"}, "SECRET in app.cfg line 2 has a space"},
-	{"invisible character in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret\u200b'\nID=12"}, "SECRET in app.cfg line 2 has a space, a line break or an invisible"},
+	{"odd ID in app.cfg", nil, files{"app.cfg": "KEY=zqkey\nSECRET=zqsecret\nID=zq/12"}, "ID in app.cfg line 3 must consist of letters, digits"},
+	{"odd key in app.cfg", nil, files{"app.cfg": "KEY=u'zqkey'\nSECRET=zqsecret\nID=12"}, "KEY in app.cfg line 1 must consist of letters, digits"},
+	{"Python 2's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=u'zqsecret'\nID=12"}, "SECRET in app.cfg line 2 must not begin or end with a quote"},
+	{"a word processor's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=“zqsecret”\nID=12"}, "SECRET in app.cfg line 2 must not begin or end with a quote"},
+	{"space in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret '\nID=12"}, "SECRET in app.cfg line 2 must not contain a space"},
+	{"invisible character in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret\u200b'\nID=12"}, "SECRET in app.cfg line 2 must not contain a space, a line break or an invisible"},
+	{"two placeholders", nil, files{"app.cfg": "ID=YOUR_APP_ID\nKEY=zqkey\nSECRET=your-app-secret"},
+		"ID in app.cfg line 1, SECRET in app.cfg line 3 must be your app's own value, not the placeholder"},
+	{"angle brackets in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=<KEY>\nSECRET='<zqsecret>'"},
+		"KEY in app.cfg line 2, SECRET in app.cfg line 3 must not be in < >: remove the < >"},
 	{"cluster in app.cfg", nil, files{"app.cfg": cfg + "CLUSTER='ZQ'"}, "CLUSTER in app.cfg line 4 is not the name of a cluster"},
 	{"secure in app.cfg", nil, files{"app.cfg": cfg + "SECURE=zq"}, "SECURE in app.cfg line 4 is neither true nor false"},
 	{"URL as host", nil, files{"app.cfg": cfg + "HOST='https://zq.example.org'"}, "HOST in app.cfg line 4 is not a host"},
@@ -370,34 +390,34 @@ var rejected = []struct {
 	{"host with query", nil, files{"app.cfg": cfg + "HOST=zq?"}, "HOST in app.cfg line 4 is not a host"},
 	{"host with a zone", nil, files{"app.cfg": cfg + "HOST='[fe80::1%25zq]'"}, "HOST in app.cfg line 4 is not a host"},
 	{"host with odd port", nil, files{"app.cfg": cfg + "HOST=zq:99999"}, "HOST in app.cfg line 4 is not a host"},
-	{"host of Pusher's that says no cluster", nil, files{"app.cfg": cfg + "HOST=zq.pusher.com"}, "HOST in app.cfg line 4 has a host of Pusher's that doesn't say the cluster"},
-	{"host and cluster differ", nil, files{"app.cfg": cfg + "HOST=api-zq.pusher.com\nCLUSTER=zqq"}, "HOST in app.cfg line 4 names another cluster than CLUSTER"},
-	{"the same name twice", nil, files{"app.cfg": cfg + "secret=zqother"}, "SECRET in app.cfg line 4 differs from the SECRET in line 3"},
-	{"ID and app_id", nil, files{"app.cfg": cfg + "\napp_id=13"}, "ID in app.cfg line 5 differs from the ID in line 1"},
-	{"the same name twice in .env", nil, files{".env": "PORT=1\nPORT=2"}, "PORT in .env line 2 differs from the PORT in line 1"},
+	{"host of Pusher's that says no cluster", nil, files{"app.cfg": cfg + "HOST=zq.pusher.com"}, "HOST in app.cfg line 4 names a Pusher host without a cluster"},
+	{"host and cluster differ", nil, files{"app.cfg": cfg + "HOST=api-zq.pusher.com\nCLUSTER=zqq"}, "HOST in app.cfg line 4 names a different cluster than CLUSTER"},
+	{"the same name twice", nil, files{"app.cfg": cfg + "secret=zqother"}, "SECRET in app.cfg line 4 differs from line 3"},
+	{"ID and app_id", nil, files{"app.cfg": cfg + "\napp_id=13"}, "ID in app.cfg line 5 differs from line 1"},
+	{"the same name twice in .env", nil, files{".env": "PORT=1\nPORT=2"}, "PORT in .env line 2 differs from line 1"},
 
-	{"no = in the line", nil, files{"app.cfg": cfg + "zqsecret"}, "app.cfg line 4 is not of the form"},
-	{"no name", nil, files{"app.cfg": "='zqsecret'"}, "app.cfg line 1 is not of the form"},
-	{"two words", nil, files{".env": "\nPUSHER_URL " + euURL}, ".env line 2 is not of the form"},
-	{"a URL alone", nil, files{".env": "PORT=1\n" + euURL}, ".env line 2 is not of the form"},
-	{"name with a hyphen", nil, files{".env": "zq-key=zqsecret"}, ".env line 1 is not of the form"},
-	{"export alone", nil, files{".env": "export =zqsecret"}, ".env line 1 is not of the form"},
-	{"wide space", nil, files{"app.cfg": "SECRET\u3000=\u3000zqsecret"}, "SECRET in app.cfg line 1 is not of the form"},
-	{"quote not closed", nil, files{"app.cfg": "ID=12\nSECRET='zqsecret\nKEY='zqkey'"}, "SECRET in app.cfg line 2 opens a quote"},
-	{"quote not closed, name of others", nil, files{".env": "zq=\"zqsecret\nPORT=1\n\""}, ".env line 1 opens a quote"},
-	{"wrong quote closes", nil, files{"app.cfg": `SECRET='zqsecret"`}, "SECRET in app.cfg line 1 opens a quote"},
-	{"text after the quote", nil, files{"app.cfg": "SECRET='zq'secret"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
-	{"another setting after the quote", nil, files{"app.cfg": "SECRET='zq' SECRET='zqsecret'"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
-	{"quote within quotes", nil, files{"app.cfg": `SECRET="zq\"zq"`}, "SECRET in app.cfg line 1 goes on after the closing quote"},
-	{"three quotes", nil, files{"app.cfg": "SECRET='''zqsecret'''"}, "SECRET in app.cfg line 1 goes on after the closing quote"},
-	{"comma after the quote", nil, files{"app.cfg": "ID: \"zq12\",\nKEY: \"zqkey\","}, "ID in app.cfg line 1 goes on after the closing quote"},
+	{"no = in the line", nil, files{"app.cfg": cfg + "zqsecret"}, "app.cfg line 4 must have the form"},
+	{"no name", nil, files{"app.cfg": "='zqsecret'"}, "app.cfg line 1 must have the form"},
+	{"two words", nil, files{".env": "\nPUSHER_URL " + euURL}, ".env line 2 must have the form"},
+	{"a URL alone", nil, files{".env": "PORT=1\n" + euURL}, ".env line 2 must have the form"},
+	{"name with a hyphen", nil, files{".env": "zq-key=zqsecret"}, ".env line 1 must have the form"},
+	{"export alone", nil, files{".env": "export =zqsecret"}, ".env line 1 must have the form"},
+	{"wide space", nil, files{"app.cfg": "SECRET\u3000=\u3000zqsecret"}, "app.cfg line 1 must have the form"},
+	{"quote not closed", nil, files{"app.cfg": "ID=12\nSECRET='zqsecret\nKEY='zqkey'"}, "SECRET in app.cfg line 2 must have its whole value in one pair of quotes"},
+	{"quote not closed, name of others", nil, files{".env": "zq=\"zqsecret\nPORT=1\n\""}, ".env line 1 must have its whole value in one pair of quotes"},
+	{"wrong quote closes", nil, files{"app.cfg": `SECRET='zqsecret"`}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"text after the quote", nil, files{"app.cfg": "SECRET='zq'secret"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"another setting after the quote", nil, files{"app.cfg": "SECRET='zq' SECRET='zqsecret'"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"quote within quotes", nil, files{"app.cfg": `SECRET="zq\"zq"`}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"three quotes", nil, files{"app.cfg": "SECRET='''zqsecret'''"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"comma after the quote", nil, files{"app.cfg": "ID: \"zq12\",\nKEY: \"zqkey\","}, "ID in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"control character", nil, files{"app.cfg": "SECRET='zq\x01secret'"}, "SECRET in app.cfg line 1 has a control character"},
-	{"NUL", nil, files{"app.cfg": cfg + "X='zq\x00'"}, "app.cfg is not text in UTF-8"},
-	{"UTF-16, little end first", nil, files{"app.cfg": "\xff\xfeI\x00D\x00=\x001\x00z\x00q\x00"}, "app.cfg is not text in UTF-8"},
-	{"UTF-16, no mark", nil, files{".env": "\x00I\x00D\x00=\x001\x00z\x00q"}, ".env is not text in UTF-8"},
-	{"Latin-1", nil, files{"app.cfg": "SECRET='zq\xe9'"}, "app.cfg is not text in UTF-8"},
+	{"NUL", nil, files{"app.cfg": cfg + "X='zq\x00'"}, "app.cfg is not UTF-8 text"},
+	{"UTF-16, little end first", nil, files{"app.cfg": "\xff\xfeI\x00D\x00=\x001\x00z\x00q\x00"}, "app.cfg is not UTF-8 text"},
+	{"UTF-16, no mark", nil, files{".env": "\x00I\x00D\x00=\x001\x00z\x00q"}, ".env is not UTF-8 text"},
+	{"Latin-1", nil, files{"app.cfg": "SECRET='zq\xe9'"}, "app.cfg is not UTF-8 text"},
 	{"too large", nil, files{"app.cfg": cfg + strings.Repeat("# zq\n", 64<<10/5)}, "app.cfg is larger than 64 KB"},
-	{".env wrong, environment right", env("PUSHER_URL", euURL), files{".env": "zqsecret"}, ".env line 1 is not of the form"},
+	{".env wrong, environment right", env("PUSHER_URL", euURL), files{".env": "zqsecret"}, ".env line 1 must have the form"},
 }
 
 func TestLoadRejects(t *testing.T) {
@@ -420,8 +440,8 @@ func TestLoadRejects(t *testing.T) {
 	}
 }
 
-var placePattern = regexp.MustCompile(`^((the (app ID|key|secret) in )?(PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT)( in \.env line \d+)?|` +
-	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT) in )?(app\.cfg|\.env)( line \d+)?) [a-z]`)
+var placePattern = regexp.MustCompile(`^((the (app ID|key|secret) in )?(PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY)( in \.env line \d+)?|` +
+	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY) in )?(app\.cfg|\.env)( line \d+)?),? [a-z]`)
 
 // checkMessage checks what holds for every error of Load: it begins with the place,
 // is one line and not too long to read.
@@ -435,14 +455,48 @@ func checkMessage(t *testing.T, err error) {
 	}
 }
 
+// Each warning is one sentence and names the place. zq is not shown, nor any name that
+// could be a secret on a line of its own.
+func TestWarnings(t *testing.T) {
+	tests := []struct {
+		name  string
+		env   map[string]string
+		files files
+		want  []string // beginnings
+	}{
+		{"other programs' variables", env("HOME", "/zq", "PORTS", "zq"), files{".env": "OTHER=zq\nDEBUG=zq"}, nil},
+		{"typo in app.cfg", nil, files{"app.cfg": cfg + "CLUSTR = 'zq'"},
+			[]string{"CLUSTR in app.cfg line 4 is not a setting and is ignored: the names are ID, KEY, SECRET, CLUSTER, HOST, SECURE"}},
+		{"typo that leads to an error", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nsecrt=zqsecret"}, []string{"secrt in app.cfg line 3 is not a setting"}},
+		{"typo in .env", nil, files{".env": "\nPUSHERURL=" + euURL}, []string{"PUSHERURL in .env line 2 is not a setting and is ignored: the names are PUSHER_URL, "}},
+		{"typo in the environment", env("PUSHERURL", euURL), nil, []string{"PUSHERURL is not a setting"}},
+		{"lower case", env("pusher_url", euURL), nil, []string{"pusher_url is not a setting"}},
+		{"empty in the environment", env("PUSHERURL", ""), nil, nil},
+		{"secret in the wrong place", nil, files{"app.cfg": cfg + "Zqsecret==\n\nzq5ecret="},
+			[]string{"a name in app.cfg line 4 is not a setting", "a name in app.cfg line 6 is not a setting"}},
+		{"app.cfg beside PUSHER_URL", nil, files{".env": "PUSHER_URL=" + euURL, "app.cfg": "zq"}, []string{"app.cfg is ignored, because PUSHER_URL in .env is set"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _ := load(t, tt.env, tt.files)
+			if !slices.EqualFunc(s.Warnings, tt.want, strings.HasPrefix) {
+				t.Errorf("got %q, want %q", s.Warnings, tt.want)
+			}
+			if strings.Contains(strings.ToLower(strings.Join(s.Warnings, "")), "zq") {
+				t.Errorf("shows a value: %q", s.Warnings)
+			}
+		})
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	for _, name := range []string{".env", "app.cfg"} {
 		dir := t.TempDir()
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Load(func(string) string { return "" }, dir)
-		if want := name + " is there but can't be read ("; err == nil || !strings.HasPrefix(err.Error(), want) {
+		_, err := Load(nil, dir)
+		if want := name + " can't be read ("; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 			continue
 		}
@@ -457,8 +511,8 @@ func TestUnreadable(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "app.cfg"), []byte(cfg), 0); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Load(func(string) string { return "" }, dir)
-	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg is there but can't be read (permission denied): ") {
+	_, err := Load(nil, dir)
+	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg can't be read (permission denied): ") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -486,17 +540,17 @@ func TestExample(t *testing.T) {
 	for i, name := range []string{"ID", "KEY", "SECRET"} { // all but one filled in
 		others := slices.Delete(slices.Clone(fill), 2*i, 2*i+2)
 		_, err := load(t, nil, files{"app.cfg": strings.NewReplacer(others...).Replace(example)})
-		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "still the example's") {
+		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "not the placeholder") {
 			t.Errorf("%s unchanged: %v", name, err)
 		}
 	}
-	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "still the example's") {
+	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "not the placeholder") {
 		t.Errorf("unchanged: %v", err)
 	}
 
 	filled := strings.NewReplacer(fill...).Replace(example)
 	got, err := load(t, nil, files{"app.cfg": filled})
-	if want := hosted("app.cfg", "api-mt1.pusher.com", "mt1"); err != nil || got != want {
+	if want := hosted("app.cfg", "api-mt1.pusher.com", "mt1"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("filled in: %+v, %v; want %+v", got, err, want)
 	}
 	self := strings.NewReplacer("#HOST", "HOST", "#SECURE", "SECURE").Replace(filled)
@@ -526,12 +580,10 @@ func FuzzLoad(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		s, err := Load(func(name string) string {
-			if name == "PUSHER_URL" {
-				return mark(pusherURL)
-			}
-			return ""
-		}, dir)
+		s, err := Load([]string{"PUSHER_URL=" + mark(pusherURL)}, dir)
+		if warnings := strings.Join(s.Warnings, "\n"); strings.Contains(strings.ToLower(warnings), strings.ToLower(marker)) {
+			t.Errorf("shows the secret: %s", warnings)
+		}
 		if err != nil {
 			checkMessage(t, err)
 			if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(marker)) {
@@ -542,10 +594,10 @@ func FuzzLoad(f *testing.F) {
 		if s.Embedded() {
 			t.Fatal("there is an app.cfg, but it is not used")
 		}
-		if !idPattern.MatchString(s.AppID) || !idPattern.MatchString(s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
+		if s.AppID == "" || s.Key == "" || notID.MatchString(s.AppID+s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
 			t.Errorf("not usable: %+v", s)
 		}
-		name, _, ok := splitHost(s.Host)
+		name, ok := hostOf(s.Host)
 		if !ok || s.Host != strings.ToLower(s.Host) {
 			t.Errorf("not a host: %q", s.Host)
 		}

@@ -1,5 +1,5 @@
-// Package site serves the files that make up the app's page: templates/index.html,
-// rendered, at /, and what is in static/ at /static/.
+// Package site serves the page, templates/index.html at /, and the files of static/ at
+// /static/.
 package site
 
 import (
@@ -9,26 +9,35 @@ import (
 	"fmt"
 	"html/template"
 	"io/fs"
+	"maps"
 	"mime"
 	"net/http"
+	"os"
 	"path"
+	"slices"
 	"strconv"
-	"time"
+	"strings"
 )
 
-// New reads all files of from, renders the page with data, and returns a handler
-// that serves them from memory.
-func New(from fs.FS, data any) (http.Handler, error) { return load(from, data) }
+const maxFileSize = 4 << 20 // bytes
 
-// Live returns a handler that reads and renders anew at each request, to work on
-// the files. A mistake in the template is shown in place of the page. It is an
-// error if from holds no such files.
-func Live(from fs.FS, data any) (http.Handler, error) {
-	if _, err := fs.Stat(from, "templates/index.html"); err != nil {
+// New reads all files of from, renders the page with data, and returns a handler that
+// serves them from memory.
+func New(from fs.FS, data any) (http.Handler, error) { return load(from, data, "") }
+
+// NewDebug returns a handler that reads and renders the files in dir again for every
+// request, to work on them. An error in the template is shown in place of the page. It
+// is an error if dir contains no template.
+func NewDebug(dir string, data any) (http.Handler, error) {
+	root, err := os.OpenRoot(dir) // symbolic links don't lead out of it
+	if err == nil {
+		_, err = root.Stat("templates/index.html")
+	}
+	if err != nil {
 		return nil, errors.New("templates/index.html is not in this folder: start in the folder of the source code")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		files, err := load(from, data)
+		files, err := load(root.FS(), data, r.URL.Path)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -37,63 +46,83 @@ func Live(from fs.FS, data any) (http.Handler, error) {
 	}), nil
 }
 
-// files are served by their URL paths. Browsers keep them, ask anew each time,
-// and are sent only what has changed.
+// files are served by their URL paths. Browsers keep them, ask each time whether they
+// have changed, and receive only what has.
 type files map[string]*file
 
 type file struct {
-	body []byte
-	// Header values, made once and shared by all answers.
-	kind, etag, length []string
+	body   []byte
+	etag   string
+	header http.Header // shared by all responses: setting a header then allocates nothing
 }
 
-var noCache = []string{"no-cache"}
-
-func load(from fs.FS, data any) (files, error) {
-	t, err := template.ParseFS(from, "templates/index.html")
-	if err != nil {
-		return nil, fmt.Errorf("the page's template can't be read: %w", err)
+// load reads all files, or if only is not empty the one at that URL path. It leaves out
+// what is not a regular file and names that begin with a dot.
+func load(from fs.FS, data any, only string) (files, error) {
+	found := make(files)
+	if only == "" || only == "/" {
+		text, err := read(from, "templates/index.html")
+		if err != nil {
+			return nil, err
+		}
+		t, err := template.New("index.html").Parse(string(text))
+		if err != nil {
+			return nil, err
+		}
+		var page bytes.Buffer
+		if err := t.Execute(&page, data); err != nil {
+			return nil, err
+		}
+		found["/"] = newFile(".html", page.Bytes())
 	}
-	var page bytes.Buffer
-	if err := t.Execute(&page, data); err != nil {
-		return nil, fmt.Errorf("the page's template fails: %w", err)
-	}
-	all := files{"/": newFile(".html", page.Bytes())}
-	err = fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+	return found, fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
+		url := "/" + name
+		if err != nil || !d.Type().IsRegular() || strings.Contains(url, "/.") || only != "" && only != url {
 			return err
 		}
-		body, err := fs.ReadFile(from, name)
-		all["/"+name] = newFile(path.Ext(name), body)
+		body, err := read(from, name)
+		found[url] = newFile(path.Ext(name), body)
 		return err
 	})
+}
+
+func read(from fs.FS, name string) ([]byte, error) {
+	info, err := fs.Lstat(from, name)
 	if err != nil {
-		return nil, fmt.Errorf("the static files can't be read: %w", err)
+		return nil, err
 	}
-	return all, nil
+	if !info.Mode().IsRegular() || info.Size() > maxFileSize {
+		return nil, fmt.Errorf("%s can't be served: it must be a regular file of at most %d MB", name, maxFileSize>>20)
+	}
+	return fs.ReadFile(from, name)
 }
 
 func newFile(ext string, body []byte) *file {
-	return &file{
-		body:   body,
-		kind:   []string{mime.TypeByExtension(ext)},
-		etag:   []string{fmt.Sprintf(`"%.12x"`, sha256.Sum256(body))},
-		length: []string{strconv.Itoa(len(body))},
-	}
+	etag := fmt.Sprintf(`"%.12x"`, sha256.Sum256(body))
+	return &file{body, etag, http.Header{
+		"Cache-Control":  {"no-cache"},
+		"Content-Length": {strconv.Itoa(len(body))},
+		"Content-Type":   {mime.TypeByExtension(ext)},
+		"Etag":           {etag},
+	}}
 }
 
+// ServeHTTP does without http.ServeContent, which serves ranges too: one request for
+// thousands of them costs as much as a thousand others.
 func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := all[r.URL.Path]
 	if f == nil {
-		http.Error(w, "Nothing is at this address. The page is at /.", http.StatusNotFound)
+		http.NotFound(w, r)
 		return
 	}
-	h := w.Header()
-	h["Content-Type"], h["Cache-Control"], h["Etag"] = f.kind, noCache, f.etag
-	if r.Header["If-None-Match"] != nil {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.body))
+	maps.Copy(w.Header(), f.header)
+	// An entity tag contains no quotes, so this one is in a list if its text is.
+	has := func(tags string) bool { return tags == "*" || strings.Contains(tags, f.etag) }
+	if slices.ContainsFunc(r.Header["If-None-Match"], has) {
+		w.Header().Del("Content-Length")
+		w.Header().Del("Content-Type")
+		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h["Content-Length"] = f.length
 	w.Write(f.body)
 }

@@ -2,10 +2,15 @@ package site
 
 import (
 	"maps"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 func testFiles() fstest.MapFS {
@@ -13,6 +18,8 @@ func testFiles() fstest.MapFS {
 		"templates/index.html": {Data: []byte("<p>{{.Name}}")},
 		"static/app.js":        {Data: []byte("console.log(1)")},
 		"static/deep/x.svg":    {Data: []byte("<svg/>")},
+		"static/.env":          {Data: []byte("SECRET = 'x'")},
+		"static/.git/config":   {Data: []byte("SECRET = 'x'")},
 		"app.cfg":              {Data: []byte("SECRET = 'x'")},
 	}
 }
@@ -25,26 +32,28 @@ func TestNew(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct {
-		path   string
-		status int
-		kind   string
-		body   string
+		path        string
+		status      int
+		contentType string
+		body        string
 	}{
 		{"/", 200, "text/html; charset=utf-8", "<p>&lt;b&gt;"},
 		{"/static/app.js", 200, "text/javascript; charset=utf-8", "console.log(1)"},
 		{"/static/deep/x.svg", 200, "image/svg+xml", "<svg/>"},
-		{"/static/", 404, "text/plain; charset=utf-8", "Nothing is at this address"},
-		{"/static/deep", 404, "text/plain; charset=utf-8", "Nothing is at this address"},
-		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "Nothing is at this address"},
-		{"/app.cfg", 404, "text/plain; charset=utf-8", "Nothing is at this address"},
-		{"/templates/index.html", 404, "text/plain; charset=utf-8", "Nothing is at this address"},
+		{"/static/", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/deep", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.env", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.git/config", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/templates/index.html", 404, "text/plain; charset=utf-8", "page not found"},
 	}
 	for _, tt := range tests {
 		for _, method := range []string{"GET", "HEAD"} {
 			t.Run(method+" "+tt.path, func(t *testing.T) {
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, httptest.NewRequest(method, tt.path, nil))
-				if w.Code != tt.status || w.Header().Get("Content-Type") != tt.kind {
+				if w.Code != tt.status || w.Header().Get("Content-Type") != tt.contentType {
 					t.Errorf("status %d, type %s", w.Code, w.Header().Get("Content-Type"))
 				}
 				if tt.status == 200 && (w.Header().Get("Cache-Control") != "no-cache" || w.Header().Get("Etag") == "") {
@@ -59,7 +68,7 @@ func TestNew(t *testing.T) {
 }
 
 // What a browser has already is not sent again; what has changed is.
-func TestValidators(t *testing.T) {
+func TestIfNoneMatch(t *testing.T) {
 	files := testFiles()
 	tagOf := func() string {
 		h, err := New(files, data)
@@ -69,12 +78,42 @@ func TestValidators(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/static/app.js", nil))
 		tag := w.Header().Get("Etag")
-		for given, want := range map[string]int{tag: 304, "W/" + tag: 304, `"x", ` + tag: 304, "*": 304, `"x"`: 200} {
-			r := httptest.NewRequest("GET", "/static/app.js", nil)
-			r.Header.Set("If-None-Match", given)
-			w := httptest.NewRecorder()
-			if h.ServeHTTP(w, r); w.Code != want || (w.Body.Len() == 0) != (want == 304) {
-				t.Errorf("If-None-Match: %s: status %d, %d bytes", given, w.Code, w.Body.Len())
+		tests := []struct {
+			name   string
+			header []string
+			want   int
+		}{
+			{"the tag", []string{tag}, 304},
+			{"weak", []string{"W/" + tag}, 304},
+			{"last in a list", []string{`"x", ` + tag}, 304},
+			{"first in a list", []string{tag + `,"x"`}, 304},
+			{"in the second header", []string{`"x"`, tag}, 304},
+			{"any", []string{"*"}, 304},
+			{"another", []string{`"x"`}, 200},
+			{"without quotes", []string{strings.Trim(tag, `"`)}, 200},
+			{"part of another", []string{`"x` + strings.Trim(tag, `"`) + `x"`}, 200},
+			{"empty", []string{""}, 200},
+			{"none", nil, 200},
+		}
+		for _, tt := range tests {
+			for _, method := range []string{"GET", "HEAD"} {
+				t.Run(method+" "+tt.name, func(t *testing.T) {
+					r := httptest.NewRequest(method, "/static/app.js", nil)
+					r.Header["If-None-Match"] = tt.header
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, r)
+					if w.Code != tt.want || w.Header().Get("Etag") != tag || w.Header().Get("Cache-Control") != "no-cache" {
+						t.Errorf("status %d, want %d; %v", w.Code, tt.want, w.Header())
+					}
+					for _, name := range []string{"Content-Type", "Content-Length"} {
+						if (w.Header().Get(name) != "") != (tt.want == 200) {
+							t.Errorf("%s: %q", name, w.Header().Get(name))
+						}
+					}
+					if (w.Body.Len() > 0) != (tt.want == 200) {
+						t.Errorf("%d bytes", w.Body.Len())
+					}
+				})
 			}
 		}
 		return tag
@@ -83,6 +122,23 @@ func TestValidators(t *testing.T) {
 	files["static/app.js"] = &fstest.MapFile{Data: []byte("console.log(2)")}
 	if tagOf() == before {
 		t.Error("the file has changed, its tag has not")
+	}
+}
+
+// Thousands of ranges in one request would cost as much as thousands of requests.
+func TestNoRanges(t *testing.T) {
+	h, err := New(testFiles(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ifNoneMatch := range [][]string{nil, {`"x"`}} {
+		r := httptest.NewRequest("GET", "/static/app.js", nil)
+		r.Header["If-None-Match"] = ifNoneMatch
+		r.Header.Set("Range", "bytes=0-0"+strings.Repeat(",0-0", 3000))
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != 200 || w.Body.String() != "console.log(1)" {
+			t.Errorf("If-None-Match %q: status %d, %d bytes", ifNoneMatch, w.Code, w.Body.Len())
+		}
 	}
 }
 
@@ -96,31 +152,108 @@ func TestBadTemplate(t *testing.T) {
 	}
 }
 
-func TestLive(t *testing.T) {
-	files := testFiles()
-	h, err := Live(files, data)
+// folder returns a new folder with the test's files.
+func folder(t *testing.T) string {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, testFiles()); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// get returns h's response. It fails the test if none comes.
+func get(t *testing.T, h http.Handler, path string) (status int, body string) {
+	t.Helper()
+	w, done := httptest.NewRecorder(), make(chan bool)
+	go func() {
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		close(done)
+	}()
+	select {
+	case <-done:
+		return w.Code, w.Body.String()
+	case <-time.After(10 * time.Second):
+		t.Fatalf("timed out waiting for a response to %s", path)
+		return
+	}
+}
+
+func TestNewDebug(t *testing.T) {
+	dir := folder(t)
+	h, err := NewDebug(dir, data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	get := func() (int, string) {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-		return w.Code, w.Body.String()
-	}
-	for _, step := range []struct {
-		text, want string
-		status     int
+	for _, tt := range []struct {
+		file, text, path string
+		status           int
+		want             string
 	}{
-		{"edited", "edited", 200},
-		{"one\n{{.Nothing}}", "index.html:2", 500},
-		{"mended", "mended", 200},
+		{"templates/index.html", "edited {{.Name}}", "/", 200, "edited &lt;b&gt;"},
+		{"templates/index.html", "one\n{{.Nothing}}", "/", 500, "index.html:2"},
+		{"templates/index.html", "one\n{{", "/", 500, "index.html:2"},
+		{"templates/index.html", "repaired", "/", 200, "repaired"},
+		{"static/app.js", "console.log(2)", "/static/app.js", 200, "console.log(2)"},
+		{"static/new.css", "p {}", "/static/new.css", 200, "p {}"},
+		{"main.go", "package main", "/main.go", 404, "page not found"},
+		{"main.go", "package main", "/static/../main.go", 404, "page not found"},
+		{"static/.env", "SECRET = 'x'", "/static/.env", 404, "page not found"},
+		{"static/deep/.env", "SECRET = 'x'", "/static/deep/.env", 404, "page not found"},
+		{"static/.git/config", "SECRET = 'x'", "/static/.git/config", 404, "page not found"},
 	} {
-		files["templates/index.html"] = &fstest.MapFile{Data: []byte(step.text)}
-		if status, text := get(); status != step.status || !strings.Contains(text, step.want) {
-			t.Errorf("%q: %d %q", step.text, status, text)
+		if err := os.WriteFile(filepath.Join(dir, tt.file), []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if status, body := get(t, h, tt.path); status != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%s with %q: %d %q", tt.path, tt.text, status, body)
 		}
 	}
-	if _, err := Live(fstest.MapFS{}, data); err == nil || !strings.Contains(err.Error(), "start in the folder of the source code") {
+	if _, err := NewDebug(t.TempDir(), data); err == nil || !strings.Contains(err.Error(), "start in the folder of the source code") {
 		t.Errorf("in another folder: %v", err)
+	}
+}
+
+// In place of a file there may be anything.
+func TestNewDebugServesRegularFilesOnly(t *testing.T) {
+	run := func(name string, args ...string) error { return exec.Command(name, args...).Run() }
+	tests := []struct {
+		name   string
+		file   string // to put something else in place of
+		make   func(file string) error
+		path   string
+		status int
+	}{
+		{"link out of the folder", "static/x", func(f string) error { return os.Symlink("/etc/passwd", f) }, "/static/x", 404},
+		{"link to the credentials", "static/x", func(f string) error { return os.Symlink("../app.cfg", f) }, "/static/x", 404},
+		{"link to the folder around", "static/x", func(f string) error { return os.Symlink("..", f) }, "/static/x/app.cfg", 404},
+		{"link in place of the folder", "static", func(f string) error { return os.Symlink("/etc", f) }, "/static/passwd", 500},
+		{"pipe", "static/x", func(f string) error { return run("mkfifo", f) }, "/static/x", 404},
+		{"pipe in place of the template", "templates/index.html", func(f string) error { return run("mkfifo", f) }, "/", 500},
+		{"folder in place of the template", "templates/index.html", func(f string) error { return os.Mkdir(f, 0o700) }, "/", 500},
+		{"huge file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/x", 500},
+		{"huge file, another one asked for", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/app.js", 200},
+		{"large file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize), 0o600) }, "/static/x", 200},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := folder(t)
+			h, err := NewDebug(dir, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(dir, tt.file)
+			if err := os.RemoveAll(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.make(file); err != nil {
+				if os.Getenv("CI") == "true" {
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+			if status, body := get(t, h, tt.path); status != tt.status || strings.Contains(body, "root:") || strings.Contains(body, "SECRET") {
+				t.Errorf("status %d, want %d: %.200s", status, tt.status, body)
+			}
+		})
 	}
 }

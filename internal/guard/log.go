@@ -1,0 +1,80 @@
+package guard
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	maxRepeats  = 5   // records with the same message that LimitLog passes on in a minute
+	maxMessages = 100 // different messages that it counts
+)
+
+// LimitLog returns a handler that passes on to next up to 5 records a minute with the same
+// message, and at the end of the minute one that says how many more there were of each:
+// whatever strangers repeat can't fill the log. Records below slog.LevelInfo all pass.
+func LimitLog(next slog.Handler) slog.Handler {
+	return limitedLog{next, &repeats{log: slog.New(next), seen: make(map[string]int)}}
+}
+
+type limitedLog struct {
+	slog.Handler
+	repeats *repeats // shared with the handlers derived from this one
+}
+
+func (l limitedLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelInfo && !l.repeats.allow(r.Message) {
+		return nil
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+func (l limitedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return limitedLog{l.Handler.WithAttrs(attrs), l.repeats}
+}
+
+func (l limitedLog) WithGroup(name string) slog.Handler {
+	return limitedLog{l.Handler.WithGroup(name), l.repeats}
+}
+
+type repeats struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	seen map[string]int // since the first of them, at most a minute ago
+}
+
+func (p *repeats) allow(message string) bool {
+	// net/http's messages go on with an address that differs each time.
+	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
+		message = message[:i]
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.seen) == 0 {
+		time.AfterFunc(time.Minute, p.summarize)
+	}
+	if len(p.seen) >= maxMessages && p.seen[message] == 0 {
+		message = "others"
+	}
+	p.seen[message]++
+	return p.seen[message] <= maxRepeats
+}
+
+func (p *repeats) summarize() {
+	p.mu.Lock()
+	seen := p.seen
+	p.seen = make(map[string]int)
+	p.mu.Unlock()
+	var more []any
+	for message, n := range seen {
+		if n > maxRepeats {
+			more = append(more, message, n-maxRepeats)
+		}
+	}
+	if more != nil {
+		p.log.Warn("more of the same in the last minute", more...)
+	}
+}

@@ -1,0 +1,66 @@
+package guard
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// LimitMemory has garbage collected when the heap has grown by gcPercent, or earlier to
+// keep the process within three quarters of its memory. GOMEMLIMIT or GOGC in the
+// environment turns this off.
+//
+// With 400 percent, a quarter more pages and a tenth more clicks a second are served than
+// with 100. Measured with requests that have 3 KB of headers: 9,000 connections at a time
+// use 200 MB of 512 MB (without limits the process is killed), and 400 use 42 MB of 64 MB.
+func LimitMemory(getenv func(string) string, gcPercent int) {
+	if getenv("GOMEMLIMIT") == "" && getenv("GOGC") == "" {
+		debug.SetMemoryLimit(memory(os.DirFS("/")) / 4 * 3)
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+// memory returns how many bytes of memory this process may use: the machine's, or the
+// limit of its cgroup (version 1 or 2) if that is lower. On systems without /proc, such
+// as macOS and Windows, it returns 1 GB.
+func memory(system fs.FS) int64 {
+	read := func(name string) string {
+		text, _ := fs.ReadFile(system, name)
+		return string(text)
+	}
+	bytes := int64(1 << 30)
+	if _, err := fmt.Sscanf(read("proc/meminfo"), "MemTotal: %d kB", &bytes); err == nil {
+		bytes <<= 10
+	}
+	for line := range strings.Lines(read("proc/self/cgroup")) { // such as 0::/system.slice/app.service
+		_, line, _ = strings.Cut(line, ":")
+		controllers, group, _ := strings.Cut(strings.TrimSpace(line), ":")
+		folder, file := "sys/fs/cgroup", "memory.max"
+		if controllers == "memory" {
+			folder, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		}
+		for group = path.Join(folder, group); group != "."; group = path.Dir(group) {
+			if limit, err := strconv.ParseInt(strings.TrimSpace(read(path.Join(group, file))), 10, 64); err == nil {
+				bytes = min(bytes, limit)
+			}
+		}
+	}
+	return bytes
+}
+
+// FileLimit returns how many files and connections this process may have open: on Linux
+// RLIMIT_NOFILE, which Go raises to its maximum (ulimit -Hn) at the start; elsewhere
+// math.MaxInt.
+func FileLimit() int {
+	limit := math.MaxInt
+	text, _ := os.ReadFile("/proc/self/limits")
+	if _, limits, ok := strings.Cut(string(text), "Max open files"); ok {
+		fmt.Sscan(limits, &limit)
+	}
+	return limit
+}

@@ -1,0 +1,87 @@
+package listen
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestCheckAddr(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:5001", "localhost:5000", ":5000", "0.0.0.0:80", "[::1]:0", "[::]:65535"} {
+		if err := CheckAddr(addr); err != nil {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	for _, addr := range []string{"", "5001", ":http", "localhost", "localhost:", ":-1", ":65536", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
+		if err := CheckAddr(addr); err == nil || !strings.HasPrefix(err.Error(), "must be HOST:PORT") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+// An address in use, for real; the others by value, as they are hard to provoke.
+func TestErrors(t *testing.T) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	addr := first.Addr().String()
+	_, err = net.Listen("tcp", addr)
+	err = Explain(err, addr)
+	if want := addr + " is already in use: stop that program, or choose another address with -addr " + NextAddr(addr); err.Error() != want {
+		t.Errorf("in use: got %v, want %s", err, want)
+	}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{syscall.EADDRINUSE, ":80 is already in use"},
+		{syscall.Errno(10048), ":80 is already in use"}, // WSAEADDRINUSE
+		{syscall.EACCES, "no permission to listen on :80: choose a port above 1023"},
+		{syscall.Errno(10013), "no permission to listen on :80: choose a port above 1023"}, // WSAEACCES
+		{syscall.EADDRNOTAVAIL, "can't listen on :80 ("},
+		{errors.New("lookup nohost: no such host"), "can't listen on :80 ("},
+	} {
+		err := Explain(&net.OpError{Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", tt.err)}, ":80")
+		if !strings.HasPrefix(err.Error(), tt.want) || !strings.Contains(err.Error(), "-addr ") {
+			t.Errorf("%v: got %v, want %s", tt.err, err, tt.want)
+		}
+	}
+}
+
+func TestNextAddr(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:5000": "127.0.0.1:5001", ":5000": ":5001", "[::1]:5001": "[::1]:5002", ":65535": ":1"} {
+		if got := NextAddr(addr); got != want {
+			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:5000": "http://127.0.0.1:5000/",
+		"[::1]:5000":     "http://[::1]:5000/",
+		"192.0.2.1:80":   "http://192.0.2.1:80/",
+		"[::]:5000":      "http://127.0.0.1:5000/",
+		"0.0.0.0:5000":   "http://127.0.0.1:5000/",
+	} {
+		at, err := net.ResolveTCPAddr("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		local, network := URLs(at)
+		if local != want {
+			t.Errorf("%s: got %s, want %s", addr, local, want)
+		}
+		for _, url := range network {
+			t.Log(addr, url)
+			if !at.IP.IsUnspecified() || strings.Contains(url, "/127.") || strings.Contains(url, "/169.254.") || strings.Contains(url, "[") {
+				t.Errorf("%s: other devices can't open %s", addr, url)
+			}
+		}
+	}
+}
