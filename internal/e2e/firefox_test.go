@@ -13,11 +13,11 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
+// It does not run beside other tests: the server gives a browser 2 s to answer a close.
 func TestFirefox(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it needs a browser; -short leaves it out")
 	}
-	t.Parallel()
 	path, err := exec.LookPath("firefox-esr")
 	if err != nil {
 		path, err = exec.LookPath("firefox")
