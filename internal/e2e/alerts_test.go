@@ -103,18 +103,17 @@ func TestEventsDuringAlert(t *testing.T) {
 // An event that can't be alerted is skipped; the next one is alerted.
 func TestOddEvents(t *testing.T) {
 	t.Parallel()
-	upstream := pushertest.NewServer(t)
-	api, err := pusher.ClientFromURL(upstream.PusherURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	app := start(t, "PUSHER_URL="+upstream.PusherURL)
 	sample := sampleEvent(t)
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			api, err := pusher.ClientFromURL(upstream.PusherURL)
+			if err != nil {
+				t.Fatal(err)
+			}
 			p := newTab(t, cdn)
-			p.open(app.url, "connected")
+			p.open(start(t, "PUSHER_URL="+upstream.PusherURL).url, "connected")
 			for _, data := range []string{"", "null", "text", "[]", "{}", `{"message":1}`, `{"message":null}`, `{"message":{"toString":1}}`, `{"message":["x"]}`} {
 				if err := api.Trigger(sample.channel, sample.name, data); err != nil {
 					t.Fatal(err)
@@ -124,7 +123,7 @@ func TestOddEvents(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.wantAlert()
-			p.await("document.getElementById('trace').textContent.startsWith('Crashes: ')")
+			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 1,')")
 		})
 	}
 }
@@ -175,12 +174,12 @@ func TestLongAlert(t *testing.T) {
 			app := start(t, "PUSHER_URL="+upstream.PusherURL)
 			p := newTab(t, cdn)
 			p.open(edited(t, app.url, func(path, text string) string {
-				return strings.Replace(text, "AbortSignal.timeout(15_000)", "AbortSignal.timeout(300)", 1)
+				return strings.Replace(text, "AbortSignal.timeout(15_000)", "AbortSignal.timeout(2_000)", 1)
 			}), "connected")
 			p.keepOpen.Lock()
 			p.do(chromedp.Evaluate[chromedp.Void]("setTimeout(() => document.querySelector('.push').click()); undefined"))
 			p.wantAlert()
-			time.Sleep(400 * time.Millisecond) // longer than the page waits for the response
+			time.Sleep(2 * time.Second) // longer than the page waits for the response
 			close(closed)
 			p.keepOpen.Unlock()
 			p.await("!document.querySelector('.flyer')")
@@ -257,12 +256,11 @@ func TestReducedMotion(t *testing.T) {
 // Where the browser suppresses alerts, a trace of the crashes stays on the page.
 func TestTraceWithoutAlerts(t *testing.T) {
 	t.Parallel()
-	app := start(t)
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
 			p := newTab(t, cdn)
-			p.open(app.url, "connected")
+			p.open(start(t).url, "connected")
 			p.do(chromedp.Evaluate[chromedp.Void]("window.alert = () => {}; undefined"))
 			for i := range 2 {
 				p.click()

@@ -173,8 +173,8 @@ func newTabIn(t testing.TB, browser context.Context, library cdn) *tab {
 			}
 			p.alerts <- dialog.Message
 			p.keepOpen.Lock()
-			p.keepOpen.Unlock()
 			chromedp.Call(ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true})
+			p.keepOpen.Unlock()
 		}
 	}()
 	go func() {

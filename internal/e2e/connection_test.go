@@ -63,9 +63,8 @@ func edited(t testing.TB, app string, edit func(path, text string) string) strin
 	return proxy.URL
 }
 
-// withTimes returns the URL of a proxy to app that changes constants of the page's
-// scripts, given as names and milliseconds, so that a test need not wait as long as a
-// person would.
+// withTimes returns the URL of a proxy to app that changes constants in the page's
+// scripts, given as names and milliseconds, so that tests are quick.
 func withTimes(t testing.TB, app string, times map[string]int) string {
 	t.Helper()
 	var mu sync.Mutex
@@ -92,8 +91,8 @@ func withTimes(t testing.TB, app string, times map[string]int) string {
 	})
 }
 
-// wire is a proxy for TCP that can go silent: its connections then stay open and forward
-// nothing, as after sleep or when a network changes.
+// wire is a TCP proxy that can go silent: its connections then stay open and forward
+// nothing, as after sleep or a change of network.
 type wire struct {
 	url string
 
@@ -156,12 +155,12 @@ func (c *wireConn) forward(to, from net.Conn) {
 	}
 }
 
-// silence ends all forwarding of the connections so far and, if new is true, of those
-// to come.
-func (w *wire) silence(new bool) {
+// silence stops the connections so far from forwarding and, if later is true, those to
+// come as well.
+func (w *wire) silence(later bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.silent = new
+	w.silent = later
 	for _, c := range w.connections {
 		c.mu.Lock()
 		c.silent = true
@@ -252,16 +251,16 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// A page checks its connection when it may have died unnoticed.
+// The page checks its connection when it may have died unnoticed.
 func TestReturningPageChecksConnection(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name       string
-		comeBackBy string // JavaScript, or "" for showing the tab
+		name   string
+		script string // what happens; "" for a tab that was hidden and is shown
 	}{
-		{"to a hidden tab", ""},
-		{"from the back/forward cache", "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"},
-		{"online", "dispatchEvent(new Event('online'))"},
+		{"shown", ""},
+		{"restored from the back-forward cache", "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"},
+		{"online again", "dispatchEvent(new Event('online'))"},
 	} {
 		for _, cdn := range bothClients {
 			t.Run(tt.name+" "+cdn.String(), func(t *testing.T) {
@@ -270,15 +269,15 @@ func TestReturningPageChecksConnection(t *testing.T) {
 				p := newTab(t, cdn)
 				p.open(w.url, "connected")
 				p.recordStates()
-				if tt.comeBackBy == "" {
+				if tt.script == "" {
 					p.hide()
 				}
 				w.silence(false)
 				began := time.Now()
-				if tt.comeBackBy == "" {
+				if tt.script == "" {
 					p.show()
 				} else {
-					p.do(chromedp.Evaluate[chromedp.Void](tt.comeBackBy + "; undefined"))
+					p.do(chromedp.Evaluate[chromedp.Void](tt.script + "; undefined"))
 				}
 				p.awaitReconnect()
 				if took := time.Since(began); took > 10*time.Second { // ACTIVITY_MS is 15 s
@@ -309,7 +308,7 @@ func (p *tab) show() {
 	p.await("!document.hidden")
 }
 
-// What a server said when it closed a connection is shown no longer than it is true.
+// The page shows the reason for a close only as long as it is true.
 func TestStateAfterCloseCode(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -360,8 +359,7 @@ func TestStateAfterCloseCode(t *testing.T) {
 	}
 }
 
-// Once a lost server is back, pusher-js is reconnected within seconds, and an attempt in
-// flight is left alone.
+// The page, which has pusher-js reconnect sooner, does not interrupt a slow attempt.
 func TestSlowHandshakeIsNotInterrupted(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
