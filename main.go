@@ -120,7 +120,7 @@ type app struct {
 func newApp(config settings.Settings, log *slog.Logger) *app {
 	a := &app{settings: config, log: log}
 	if !config.Embedded() {
-		a.pusher = newClient(config, network())
+		a.pusher = newClient(config, pusherapi.NewTransport(maxTriggers))
 		return a
 	}
 	embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
@@ -149,7 +149,7 @@ func newClient(config settings.Settings, transport http.RoundTripper) *pusher.Cl
 		Secret:     config.Secret,
 		Host:       config.Host,
 		Secure:     config.Secure,
-		HTTPClient: &http.Client{Transport: pusherapi.Transport(transport)},
+		HTTPClient: &http.Client{Transport: transport},
 	}
 }
 
@@ -210,7 +210,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	status, text := pusherapi.Explain(err, serverName(a.settings))
-	attrs := []any{"status", status, "reason", text}
+	attrs := []any{"status", status, "server", a.pusher.Host, "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
 		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's own limit
 	}
@@ -253,7 +253,7 @@ func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that the running pusher-sample prints")
 	}
-	if err := newClient(config, network()).Trigger(to, name, data); err != nil {
+	if err := newClient(config, pusherapi.NewTransport(1)).Trigger(to, name, data); err != nil {
 		_, text := pusherapi.Explain(err, serverName(config))
 		return fmt.Errorf("%s (API host %s, credentials from %s)", text, config.Host, config.Source)
 	}
@@ -300,15 +300,8 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set + "go run . trigger\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// network returns a transport for many requests at a time to one host.
-func network() http.RoundTripper {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxTriggers, maxTriggers
-	t.DisableCompression = true // responses are a few bytes
-	return t
-}
-
-// serverName returns what messages call the server that accepts the events.
+// serverName returns what messages call the server that accepts the events. Visitors of
+// the page read them; a self-hosted server's host is for the log.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():
@@ -316,7 +309,7 @@ func serverName(config settings.Settings) string {
 	case config.SocketURL == "":
 		return "Pusher"
 	default:
-		return config.Host
+		return "the Channels server"
 	}
 }
 

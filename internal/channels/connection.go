@@ -28,11 +28,11 @@ type connection struct {
 	server        *Server
 	client        netip.Prefix // see Options.ClientAddress
 	id            string
-	subscriptions []subscription // guarded by server.mu
-	lastActivity  atomic.Int64   // nanoseconds since server.started
-	received      atomic.Int64   // bytes since the last sweep
-	messages      atomic.Int64   // since the last sweep
-	clientClosed  bool           // the client has sent a close frame; used by read alone
+	subscriptions []string     // channels; guarded by server.mu
+	lastActivity  atomic.Int64 // nanoseconds since server.started
+	received      atomic.Int64 // bytes since the last sweep
+	messages      atomic.Int64 // since the last sweep
+	clientClosed  bool         // the client has sent a close frame; used by read alone
 
 	mu           sync.Mutex
 	queue        net.Buffers   // whole frames, in order
@@ -43,18 +43,6 @@ type connection struct {
 	writer       sync.WaitGroup
 	closing      bool      // a close frame is queued: nothing may follow
 	closeBy      time.Time // when to stop waiting for the client's part of the close
-}
-
-// subscription is the position of a connection among a channel's subscribers.
-type subscription struct {
-	channel string
-	index   int
-}
-
-// subscription returns the index in c.subscriptions of a channel, or -1. The caller
-// holds server.mu.
-func (c *connection) subscription(channel string) int {
-	return slices.IndexFunc(c.subscriptions, func(s subscription) bool { return s.channel == channel })
 }
 
 // send queues a frame and returns at once. It closes a connection that lets too

@@ -194,7 +194,13 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Not a WebSocket handshake (RFC 6455, version 13): connect with a Channels client such as pusher-js.", http.StatusUpgradeRequired)
 		return
 	}
-	if !s.reserve() {
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.open.Add(1) // Close waits for it
+	}
+	s.mu.Unlock()
+	if closed {
 		http.Error(w, "This server is stopping. Try again in a moment.", http.StatusServiceUnavailable)
 		return
 	}
@@ -224,17 +230,6 @@ func isHandshake(h http.Header) bool {
 		strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") &&
 		strings.EqualFold(h.Get("Upgrade"), "websocket") &&
 		h.Get("Sec-WebSocket-Version") == "13"
-}
-
-// reserve makes Close wait for one more connection. It returns false once the server
-// is closed.
-func (s *Server) reserve() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.open.Add(1)
-	}
-	return !s.closed
 }
 
 // admit registers c and sends it the first message: that the connection is
@@ -290,8 +285,8 @@ func (s *Server) refusal(c *connection, r *http.Request) (code int, reason strin
 func (s *Server) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(c.subscriptions) > 0 {
-		s.removeSubscription(c, len(c.subscriptions)-1)
+	for _, channel := range c.subscriptions {
+		s.removeSubscriber(channel, c)
 	}
 	delete(s.connections, c)
 	if s.clients[c.client]--; s.clients[c.client] == 0 {
@@ -306,12 +301,12 @@ func (s *Server) subscribe(c *connection, channel string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case c.subscription(channel) >= 0:
+	case slices.Contains(c.subscriptions, channel):
 		return "Existing subscription to channel " + channel
 	case len(c.subscriptions) >= maxSubscriptions:
 		return fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions)
 	}
-	c.subscriptions = append(c.subscriptions, subscription{channel, len(s.channels[channel])})
+	c.subscriptions = append(c.subscriptions, channel)
 	s.channels[channel] = append(s.channels[channel], c)
 	// While s.mu is held, so that no event of the channel is sent before it.
 	c.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: jsonString("{}")}))
@@ -322,26 +317,22 @@ func (s *Server) subscribe(c *connection, channel string) string {
 func (s *Server) unsubscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := c.subscription(channel); i >= 0 {
-		s.removeSubscription(c, i)
+	if i := slices.Index(c.subscriptions, channel); i >= 0 {
+		c.subscriptions = slices.Delete(c.subscriptions, i, i+1)
+		s.removeSubscriber(channel, c)
 		s.log.Debug("unsubscribed", "connection", c.id, "channel", channel)
 	}
 }
 
-// removeSubscription removes the i-th subscription of c. The caller holds s.mu.
-func (s *Server) removeSubscription(c *connection, i int) {
-	removed := c.subscriptions[i]
-	c.subscriptions = slices.Delete(c.subscriptions, i, i+1)
-	// The last subscriber moves into the gap, so that the others keep their indexes.
-	subscribers := s.channels[removed.channel]
+// removeSubscriber removes c from a channel: the last subscriber takes its place. The
+// caller holds s.mu.
+func (s *Server) removeSubscriber(channel string, c *connection) {
+	subscribers := s.channels[channel]
 	end := len(subscribers) - 1
-	if last := subscribers[end]; last != c {
-		subscribers[removed.index] = last
-		last.subscriptions[last.subscription(removed.channel)].index = removed.index
-	}
+	subscribers[slices.Index(subscribers, c)] = subscribers[end]
 	subscribers[end] = nil
-	if s.channels[removed.channel] = subscribers[:end]; end == 0 {
-		delete(s.channels, removed.channel)
+	if s.channels[channel] = subscribers[:end]; end == 0 {
+		delete(s.channels, channel)
 	}
 }
 

@@ -48,7 +48,7 @@ type repeats struct {
 
 func (p *repeats) allow(message string) bool {
 	// net/http's messages go on with an address that differs each time.
-	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http") {
+	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
 		message = message[:i]
 	}
 	p.mu.Lock()

@@ -143,7 +143,7 @@ func TestHugeRequests(t *testing.T) {
 				c.Close()
 				limit := 1 << 20 // of a body that nobody reads
 				if tt.status == 431 {
-					limit = 32 << 10
+					limit = 12 << 10
 				}
 				if n := <-sent; n > limit {
 					t.Errorf("%d bytes were read", n)

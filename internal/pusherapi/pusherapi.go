@@ -1,6 +1,6 @@
-// Package pusherapi makes calls to the HTTP API of Pusher Channels safe and its
-// failures plain. Transport bounds the calls that pusher-http-go makes; Explain
-// says in a sentence why one failed and what to do.
+// Package pusherapi calls the HTTP API of a Pusher Channels server within limits, and
+// explains failed calls. NewTransport and InProcess return transports for
+// pusher-http-go; Explain says in a sentence or two why a call failed and how to fix it.
 package pusherapi
 
 import (
@@ -13,275 +13,304 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
-	// Timeout bounds a whole call: connecting, sending, and reading the answer.
-	Timeout = 5 * time.Second
-
-	maxAnswer = 64 << 10 // bytes; an API answer is a few
+	callTimeout = 5 * time.Second           // for connecting, sending, and reading the response
+	dialTimeout = 3 * time.Second           // for DNS and TCP
+	tlsTimeout  = callTimeout - dialTimeout // so that no dial outlives its call
+	idleTimeout = 30 * time.Second          // nginx and load balancers wait 60 s or more
+	maxResponse = 64 << 10                  // bytes; the API's responses are a few
 )
 
-// Refusal is an answer of the API other than 2xx.
-type Refusal struct {
-	Status int       // HTTP status code
-	Body   string    // as sent, at most 64 KiB; not for display
-	Date   time.Time // the server's clock, zero if it did not say
+// The codes of these errors on Windows. There, errors never have the values of the
+// constants that package syscall defines under Unix's names.
+const (
+	wsaEMFILE       = syscall.Errno(10024)
+	wsaENETUNREACH  = syscall.Errno(10051)
+	wsaECONNREFUSED = syscall.Errno(10061)
+	wsaEHOSTUNREACH = syscall.Errno(10065)
+)
+
+// NewTransport returns a transport for up to maxCalls calls at a time to one host. A call
+// ends within 5 s, and reads at most 64 KB; a status other than 2xx is an error.
+func NewTransport(maxCalls int) http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	t.TLSHandshakeTimeout = tlsTimeout
+	// Close idle connections before the server does: a request that crosses its close
+	// fails, and repeating it might send the event twice.
+	t.IdleConnTimeout = idleTimeout
+	t.MaxConnsPerHost = maxCalls
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
+	t.DisableCompression = true // for a few bytes
+	return limitedTransport{t}
 }
 
-func (e *Refusal) Error() string { return fmt.Sprintf("the API answered with status %d", e.Status) }
+type limitedTransport struct{ next http.RoundTripper }
 
-// errTooLong is an answer that no API gives.
-var errTooLong = errors.New("the answer is too long")
-
-// Transport makes each call through next end within Timeout, answer and all, and
-// turns a status other than 2xx into a *Refusal, which reaches the caller of
-// pusher-http-go whole. Without it pusher-http-go waits and reads without bound
-// and gives refusals as text.
-func Transport(next http.RoundTripper) http.RoundTripper { return transport{next} }
-
-type transport struct{ next http.RoundTripper }
-
-func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), Timeout)
+func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+	defer cancel()
+	var call callError
+	// WroteRequest would not tell more than GotConn: it is called before the last bytes
+	// leave net/http's buffer.
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
+		GotFirstResponseByte: func() { call.responded.Store(true) },
+	})
+	var body []byte
 	resp, err := t.next.RoundTrip(r.WithContext(ctx))
+	if err == nil {
+		defer resp.Body.Close()
+		body, err = io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxResponse))
+	}
 	if err != nil {
-		cancel()
-		return nil, err
+		call.error = err
+		return nil, &call
 	}
-	resp.Body = &answer{resp.Body, maxAnswer, cancel}
-	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
-		return resp, nil
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, err
-	}
-	date, _ := http.ParseTime(resp.Header.Get("Date"))
-	return nil, &Refusal{Status: resp.StatusCode, Body: string(body), Date: date}
+	return checkStatus(resp, body)
 }
 
-// answer is the body of an answer, up to a length, and until its call's time is over.
-type answer struct {
-	body   io.ReadCloser
-	left   int // bytes that may still come
-	cancel context.CancelFunc
-}
-
-func (a *answer) Read(b []byte) (int, error) {
-	n, err := a.body.Read(b)
-	if a.left -= n; a.left < 0 {
-		return 0, errTooLong
+// checkStatus returns a response with its body, or a *statusError.
+func checkStatus(resp *http.Response, body []byte) (*http.Response, error) {
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		date, _ := http.ParseTime(resp.Header.Get("Date"))
+		return nil, &statusError{resp.StatusCode, string(body), date}
 	}
-	return n, err
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
 }
 
-func (a *answer) Close() error {
-	a.cancel()
-	return a.body.Close()
+// callError is a call without a complete response.
+type callError struct {
+	error
+	connected bool        // false if the request was never sent
+	wasIdle   bool        // whether the connection was idle before
+	responded atomic.Bool // whether the server sent any byte of a response
 }
 
-// InProcess hands requests to a handler of this process, so that an embedded
-// server is called by the same client, in the same words, as a remote one.
+func (e *callError) Unwrap() error { return e.error }
+
+// statusError is a response with a status other than 2xx.
+type statusError struct {
+	status int
+	body   string    // not for display
+	date   time.Time // by the server's clock; zero if unknown
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("the API responded with status %d", e.status)
+}
+
+// InProcess returns a transport that calls a handler of this process, so that the same
+// client triggers events on an embedded server. A status other than 2xx is an error.
 func InProcess(handler http.Handler) http.RoundTripper { return inProcess{handler} }
 
 type inProcess struct{ handler http.Handler }
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer r.Body.Close()
-	w := &response{header: make(http.Header), status: http.StatusOK}
+	w := &recorder{header: make(http.Header), status: http.StatusOK}
 	t.handler.ServeHTTP(w, r)
-	return &http.Response{
-		StatusCode: w.status, Header: w.header, Body: io.NopCloser(&w.body), Request: r,
+	return checkStatus(&http.Response{
+		StatusCode: w.status, Header: w.header, Request: r,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(w.body.Len()),
-	}, nil
+	}, w.body.Bytes())
 }
 
-// response is an http.ResponseWriter that keeps what is written.
-type response struct {
+// recorder is an http.ResponseWriter that keeps what is written.
+type recorder struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-func (w *response) Header() http.Header         { return w.header }
-func (w *response) WriteHeader(status int)      { w.status = status }
-func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }
+func (w *recorder) Header() http.Header         { return w.header }
+func (w *recorder) WriteHeader(status int)      { w.status = status }
+func (w *recorder) Write(b []byte) (int, error) { return w.body.Write(b) }
 
-// Explain says why a call of pusher-http-go failed, in one or two sentences for
-// whoever runs the app, and with which HTTP status to pass that on: 502 where
-// the server refused or is broken, 504 where it did not answer in time. The
-// sentences hold nothing that the server sent, nor URLs, keys or secrets. Server
-// names it: "Pusher", or the host of another Channels server.
+// Explain says in one or two sentences why a call of pusher-http-go failed and how to
+// fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
+// Visitors of the page read the sentences: they contain nothing that the server sent,
+// no URL, key or secret, and no host. Server is "Pusher", or a name such as "the
+// Channels server".
 func Explain(err error, server string) (status int, text string) {
 	var (
-		refusal *Refusal
+		call    *callError
+		refused *statusError
 		timeout interface{ Timeout() bool }
 	)
+	status = http.StatusBadGateway
 	switch {
-	case errors.As(err, &refusal):
-		return http.StatusBadGateway, explainRefusal(refusal, server)
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return http.StatusGatewayTimeout, server + " did not answer in time, so it is not known whether the event was sent. Try again; if it goes on, check this machine's network" + statusPage(server) + "."
+	case errors.As(err, &refused):
+		text = explainStatus(refused, server)
+	case errors.As(err, &call) && errors.As(call.error, &timeout) && timeout.Timeout():
+		status, text = http.StatusGatewayTimeout, explainTimeout(call, server)
 	default:
-		return http.StatusBadGateway, explainFailure(err, server)
+		text = explainFailure(err, server)
 	}
+	return status, strings.ToUpper(text[:1]) + text[1:]
 }
 
-func explainRefusal(e *Refusal, server string) string {
-	says := func(words ...string) bool {
-		body := strings.ToLower(e.Body)
-		for _, w := range words {
-			if !strings.Contains(body, w) {
-				return false
-			}
-		}
-		return true
-	}
+func explainStatus(e *statusError, server string) string {
+	body := strings.ToLower(e.body)
+	mentions := func(text string) bool { return strings.Contains(body, text) }
 	switch {
-	case says("timestamp expired"):
+	case mentions("timestamp expired"):
 		return explainClock(e, server)
-	case says("signature"): // asked before auth_key, which the text to sign holds too
+	case mentions("signature"): // before auth_key, which is also in the text to sign
 		return explainSecret(server)
-	case says("auth_key"), says("app key"), says("app_id"), says("unknown app"), e.Status == http.StatusNotFound:
+	case mentions("auth_key"), mentions("app key"), mentions("app_id"), mentions("unknown app"), e.status == http.StatusNotFound:
 		if server == "Pusher" {
 			return "Pusher does not know this app: the key, the app ID or the cluster is wrong. Compare all three with the App Keys page of your app on the Pusher dashboard."
 		}
 		return server + " does not know this app: the key or the app ID is wrong. Compare both with the app's entry in that server's configuration."
-	case e.Status == http.StatusUnauthorized:
+	case mentions("http request to an https server"), mentions("plain http"):
+		return server + " requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."
+	case e.status == http.StatusUnauthorized:
 		return explainSecret(server)
-	case e.Status == http.StatusForbidden && says("quota"):
+	case e.status == http.StatusForbidden && mentions("quota"):
 		return server + " refused the event: the app's message quota is used up. Wait until it is renewed (daily at Pusher), or move to a larger plan."
-	case e.Status == http.StatusForbidden && says("disabled"):
-		return server + " refused the event: this app is disabled. Enable it where it is configured, at Pusher in the app's settings on the dashboard."
-	case e.Status == http.StatusForbidden:
-		return server + " refused the event: the app is disabled, over its quota, or not allowed to do this. Look at the app where it is configured, at Pusher on the dashboard."
-	case e.Status == http.StatusRequestEntityTooLarge:
-		return "The event is too large: " + server + " takes 10 KB of data at most. Send less, or send a link to it."
-	case e.Status == http.StatusTooManyRequests:
-		return server + " says that this app sends too many events at once. Wait a little, and click more slowly."
-	case e.Status >= 500:
-		return fmt.Sprintf("%s has trouble of its own (it answered with status %d), so it is not known whether the event was sent. Try again in a while%s.", server, e.Status, statusPage(server))
-	case says("http request to an https server"):
-		return server + " speaks TLS at that port, so the event was not sent. Write https instead of http."
-	case e.Status >= 300 && e.Status < 400:
-		return fmt.Sprintf("The API's address is wrong: %s answered with a redirect (status %d). Check host, port and http or https.", server, e.Status)
+	case e.status == http.StatusForbidden && mentions("disabled"):
+		return server + " refused the event: this app is disabled. Enable it in that server's configuration, or at Pusher in the app's settings on the dashboard."
+	case e.status == http.StatusForbidden:
+		return server + " refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app in that server's configuration, or on the Pusher dashboard."
+	case e.status == http.StatusRequestEntityTooLarge:
+		return tooLarge
+	case e.status == http.StatusBadRequest, e.status == http.StatusUnprocessableEntity:
+		return fmt.Sprintf("%s refused the event as invalid (status %d). Use %s for the channel; at most 200 characters, not beginning with \"pusher\", for the event.", server, e.status, validChannel)
+	case e.status == http.StatusTooManyRequests:
+		return server + " refused the event: this app sends too many. Wait a little, then click more slowly."
+	case e.status >= 500:
+		return fmt.Sprintf("%s had a server error (status %d), so it is not known whether the event was sent. Try again later, or check %s.", server, e.status, statusPage(server))
+	case e.status >= 300 && e.status < 400:
+		return fmt.Sprintf("%s redirects to another address (status %d), so the event was not sent. Check the host and port, and whether to use http or https.", server, e.status)
 	default:
-		return fmt.Sprintf("%s refused the event (it answered with status %d). Check the credentials, and that the address is a Channels server's.", server, e.Status)
+		return fmt.Sprintf("%s refused the event (status %d). Check the credentials, and that the host and port are a Channels server's.", server, e.status)
 	}
 }
+
+const (
+	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and at most 164 characters"
+	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
+)
 
 func explainSecret(server string) string {
-	return server + " refused the signature: the secret is wrong, or belongs to another key. Copy key and secret again, together, from where the app is configured."
+	return server + " refused the signature: the secret is wrong, or belongs to another key. Copy both key and secret again from the app's configuration."
 }
 
+// statusPage returns where to look for problems of the server.
 func statusPage(server string) string {
 	if server == "Pusher" {
-		return " and status.pusher.com"
+		return "status.pusher.com"
 	}
-	return " and the server"
+	return "that server's log"
 }
 
 var timestamps = regexp.MustCompile(`(?i)given timestamp \(([^)]{1,40})\).{1,40}server time \(([^)]{1,40})\)`)
 
-// explainClock explains the trap of this sample's ancestors: a clock that is off
-// by more than the 600 s that a signature lives.
-func explainClock(e *Refusal, server string) string {
-	ahead, known := clockAhead(e, time.Now())
+// explainClock explains that this machine's clock is off by more than the 10 minutes for
+// which a signature is valid.
+func explainClock(e *statusError, server string) string {
 	how := "ahead of or behind"
-	if known {
-		how = spell(ahead.Abs())
-		if ahead > 0 {
-			how += " ahead of"
-		} else {
-			how += " behind"
-		}
+	switch ahead := clockAhead(e); {
+	case ahead > time.Minute:
+		how = spell(ahead) + " ahead of"
+	case ahead < -time.Minute:
+		how = spell(-ahead) + " behind"
 	}
-	return fmt.Sprintf("This machine's clock is %s the clock of %s, and 10 minutes at most are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows; a virtual machine, container or WSL that slept takes its host's time when restarted.", how, server)
+	return "This machine's clock is " + how + " the clock of " + server + "; at most 10 minutes are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows. If a virtual machine, container or WSL drifted during sleep, restart it."
 }
 
-// clockAhead is by how much this machine's clock is ahead: by the two times that
-// the answer names, or else by the answer's Date header.
-func clockAhead(e *Refusal, now time.Time) (time.Duration, bool) {
-	if m := timestamps.FindStringSubmatch(e.Body); m != nil {
+// clockAhead returns by how much this machine's clock is ahead of the server's: by the
+// two times in the response's body, or else by its Date header. It returns 0 if the
+// response has neither.
+func clockAhead(e *statusError) time.Duration {
+	if m := timestamps.FindStringSubmatch(e.body); m != nil {
 		given, err1 := time.Parse(time.RFC3339, m[1])
 		server, err2 := time.Parse(time.RFC3339, m[2])
 		if err1 == nil && err2 == nil {
-			return given.Sub(server), true
+			return given.Sub(server)
 		}
 	}
-	return now.Sub(e.Date), !e.Date.IsZero()
+	if e.date.IsZero() {
+		return 0
+	}
+	return time.Since(e.date)
 }
 
-// spell is a duration in its two largest units.
+// spell returns a duration of more than a minute in minutes, hours or days.
 func spell(d time.Duration) string {
-	units := []struct {
-		name string
-		size time.Duration
-	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}, {"second", time.Second}}
-	var parts []string
-	for _, u := range units {
-		n := d / u.size
-		d -= n * u.size
-		switch {
-		case n == 1:
-			parts = append(parts, "1 "+u.name)
-		case n > 1:
-			parts = append(parts, fmt.Sprintf("%d %ss", n, u.name))
-		case len(parts) == 1:
-			return parts[0]
-		}
-		if len(parts) == 2 {
-			break
-		}
+	switch {
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%.0f minutes", d.Minutes())
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.0f hours", d.Hours())
+	default:
+		return fmt.Sprintf("%.0f days", d.Hours()/24)
 	}
-	if len(parts) == 0 {
-		return "less than a second"
-	}
-	return strings.Join(parts, " and ")
 }
 
-// explainFailure explains a call that brought no answer.
+func explainTimeout(e *callError, server string) string {
+	if !e.connected {
+		return server + " could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."
+	}
+	return server + " did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and " + statusPage(server) + "."
+}
+
+// explainFailure explains a call without a complete response.
 func explainFailure(err error, server string) string {
 	var (
+		call        *callError
 		dns         *net.DNSError
 		unknownCA   x509.UnknownAuthorityError
 		wrongName   x509.HostnameError
 		invalidCert x509.CertificateInvalidError
 		badCert     *tls.CertificateVerificationError
 		notTLS      tls.RecordHeaderError
+		tooLong     *http.MaxBytesError
 	)
+	text := err.Error()
+	says := func(part string) bool { return strings.Contains(text, part) }
 	switch {
+	case says("too many open files"), errors.Is(err, wsaEMFILE): // DNS errors have only the text
+		return "This program has too many files and connections open, so the event was not sent. Try again in a moment; if it keeps happening, raise the limit on open files (ulimit -n)."
 	case errors.As(err, &dns):
 		return "The host name of " + server + " could not be looked up, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "Nothing answers at the address of " + server + ", so the event was not sent. Check host and port, and that the server runs."
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, wsaECONNREFUSED):
+		return server + " refused the connection, so the event was not sent. Check the host and port, and that the server is running."
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, wsaENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, wsaEHOSTUNREACH):
 		return server + " can't be reached from this machine's network, so the event was not sent. Check the network, its firewall and proxy."
 	case errors.As(err, &invalidCert) && invalidCert.Reason == x509.Expired:
-		return "The TLS certificate of " + server + " is not valid at the present time, so the event was not sent. Check this machine's clock first; if it is right, the certificate has to be renewed."
+		return "The TLS certificate of " + server + " has expired or is not valid yet, so the event was not sent. Check this machine's clock first; if it is right, the certificate must be renewed."
 	case errors.As(err, &wrongName):
 		return "The TLS certificate of " + server + " is for another host name, so the event was not sent. Check the host."
 	case errors.As(err, &unknownCA):
-		return "The TLS certificate of " + server + " is signed by nobody whom this machine trusts, so the event was not sent. Install that authority's certificate here, or point SSL_CERT_FILE to it."
+		return "The TLS certificate of " + server + " is signed by an unknown authority, so the event was not sent. Install the authority's certificate, or set SSL_CERT_FILE to its file."
 	case errors.As(err, &badCert):
 		return "The TLS certificate of " + server + " is not valid, so the event was not sent. Check the host, and this machine's clock."
-	case errors.As(err, &notTLS), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return server + " does not speak TLS at that port, so the event was not sent. Write http instead of https, or use the port that has TLS."
-	case errors.Is(err, errTooLong), strings.Contains(err.Error(), "malformed HTTP"), strings.Contains(err.Error(), "invalid character"):
-		return "What answers at the address of " + server + " is not the HTTP API of a Channels server. Check host, port and http or https."
-	case strings.Contains(err.Error(), "channels' names are invalid"):
-		return "The channel name is not valid. Use 1 to 164 of the characters A-Z a-z 0-9 _ - = @ , . ;"
-	case strings.Contains(err.Error(), "exceeded maximum size"):
-		return "The event is too large: 10 KB of data are the most. Send less, or send a link to it."
-	case strings.Contains(err.Error(), "encrypted channel"), strings.Contains(err.Error(), "encryption"):
-		return "A private-encrypted- channel needs a master key, which this app has not. Use another channel."
+	case errors.As(err, &notTLS), says("server gave HTTP response to HTTPS client"):
+		return server + " does not use TLS on that port, so the event was not sent. Use the port that has TLS; or http in PUSHER_URL, or SECURE = False in app.cfg."
+	case errors.As(err, &tooLong), says("malformed HTTP"), says("invalid character"):
+		return "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."
+	case says("channels' names are invalid"):
+		return "The channel name is not valid. Use " + validChannel + "."
+	case says("exceeded maximum size"):
+		return tooLarge
+	case says("encryption key"):
+		return "Channels that begin with private-encrypted- need an encryption master key, which this app doesn't have. Use another channel."
+	case errors.As(err, &call) && !call.connected:
+		return "The connection to " + server + " could not be established, so the event was not sent. Try again; if it keeps happening, check this machine's network and proxy."
+	case errors.As(err, &call) && call.wasIdle && !call.responded.Load():
+		return server + " closed a connection that had been idle instead of responding, so the event was probably not sent. Try again."
 	default:
-		return "The connection to " + server + " broke, so it is not known whether the event was sent. Try again; if it goes on, check this machine's network and proxy."
+		return "The connection to " + server + " broke, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."
 	}
 }

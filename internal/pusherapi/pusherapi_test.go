@@ -1,30 +1,42 @@
-package pusherapi_test
+// What each failure of a call is explained as, and which of the events arrived. The
+// calls go through pusher-http-go, to real servers on loopback or, where time matters,
+// to servers in a synctest bubble.
+package pusherapi
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"pusher-sample/internal/pusherapi"
+	"pusher-sample/internal/pushertest"
 
 	"github.com/pusher/pusher-http-go/v5"
 )
 
 const secret = "hush-hush"
 
-func client(url string, transport http.RoundTripper) *pusher.Client {
+func newClient(url string, transport http.RoundTripper) *pusher.Client {
+	scheme, host, _ := strings.Cut(url, "://")
 	return &pusher.Client{
-		AppID: "1", Key: "k", Secret: secret,
-		Host: url[strings.Index(url, "//")+2:], Secure: strings.HasPrefix(url, "https"),
-		HTTPClient: &http.Client{Transport: pusherapi.Transport(transport)},
+		AppID: "1", Key: "k", Secret: secret, Host: host, Secure: scheme == "https",
+		HTTPClient: &http.Client{Transport: transport},
 	}
+}
+
+// trigger triggers an event with a transport of its own.
+func trigger(url string) error {
+	return newClient(url, NewTransport(1)).Trigger("c", "e", "d")
 }
 
 func wantExplained(t *testing.T, err error, status int, text string) {
@@ -32,92 +44,132 @@ func wantExplained(t *testing.T, err error, status int, text string) {
 	if err == nil {
 		t.Fatal("the call succeeded")
 	}
-	gotStatus, got := pusherapi.Explain(err, "Pusher")
-	if gotStatus != status || !strings.Contains(got, text) {
-		t.Errorf("explained as %d %q; want %d with %q", gotStatus, got, status, text)
-	}
-	for _, leak := range []string{secret, "auth_signature", "://", "<", "\n"} {
-		if strings.Contains(got, leak) {
-			t.Errorf("%q is in %q", leak, got)
+	for _, server := range []string{"Pusher", "the Channels server"} {
+		gotStatus, got := Explain(err, server)
+		if gotStatus != status || !strings.Contains(got, text) {
+			t.Errorf("explained as %d %q; want %d with %q", gotStatus, got, status, text)
 		}
-	}
-	if len(got) > 400 || strings.TrimRight(got, ".;") == got {
-		t.Errorf("not a sentence or two: %q", got)
+		for _, leak := range []string{secret, "auth_signature", "://", "127.0.0.1", "<", "\n"} {
+			if strings.Contains(got, leak) {
+				t.Errorf("%q is in %q", leak, got)
+			}
+		}
+		if len(got) > 400 || !strings.HasSuffix(got, ".") || got[:1] != strings.ToUpper(got[:1]) {
+			t.Errorf("not a sentence or two: %q", got)
+		}
 	}
 }
 
-// What a server answers, and what whoever runs the app is told.
-func TestRefusals(t *testing.T) {
+// A response with an error status is explained by its status and by harmless words in
+// its body. It is never retried.
+func TestErrorStatus(t *testing.T) {
 	tests := []struct {
 		name   string
 		status int
 		body   string
 		want   string
 	}{
-		{"unknown key", 400, "Unknown auth_key", "the key, the app ID or the cluster is wrong"},
+		{"unknown key", 400, "Unknown auth_key", "does not know this app"},
 		{"unknown app, Reverb", 404, "No matching application for ID [1].", "does not know this app"},
+		{"unknown app, soketi", 404, `{"error":"The app 1 could not be found.","code":404}`, "does not know this app"},
 		{"wrong secret", 401, `Invalid signature: you should have sent HmacSHA256Hex("POST\n/apps/1/events\nauth_key=k", your_secret_key), but you sent "x"`, "the secret is wrong"},
 		{"wrong secret, soketi", 401, `{"error":"The secret authentication failed","code":401}`, "the secret is wrong"},
-		{"clock behind", 401, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is 1 hour and 29 minutes behind"},
-		{"clock ahead", 401, "Timestamp expired: Given timestamp (2013-06-19T17:09:21Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is 2 days ahead of"},
-		{"clock, no times", 401, "Timestamp expired", "clock is"},
+		{"clock behind", 401, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is 90 minutes behind the clock of"},
+		{"clock hours ahead", 401, "Timestamp expired: Given timestamp (2013-06-17T20:09:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is 3 hours ahead of the clock of"},
+		{"clock days ahead", 401, "Timestamp expired: Given timestamp (2013-06-19T17:09:21Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is 2 days ahead of the clock of"},
+		{"clock, no times", 401, "Timestamp expired", "clock is ahead of or behind the clock of"},
 		{"quota", 403, "API call failed since (daily) message quota exceeded", "message quota is used up"},
 		{"disabled", 403, "App disabled", "this app is disabled"},
 		{"forbidden", 403, "<b>no</b>", "not allowed to do this"},
-		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "10 KB of data at most"},
-		{"too many", 429, "", "too many events at once"},
-		{"their trouble", 500, "<script>alert(1)</script>", "trouble of its own"},
-		{"their trouble too", 503, "", "status 503"},
-		{"redirect", 302, "", "address is wrong"},
-		{"malformed", 400, "Expected name parameter to be a string\n", "status 400"},
-		{"another server", 200, "<html>", "not the HTTP API"},
-		{"endless", 200, strings.Repeat("x", 1<<20), "not the HTTP API"},
+		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "Send at most 10 KB of data"},
+		{"too many", 429, "", "Wait a little"},
+		{"server error", 500, "<script>alert(1)</script>", "had a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
+		{"unavailable", 503, "", "status 503"},
+		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
+		{"invalid channel", 400, "Invalid channel name", "at most 164 characters for the channel"},
+		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, not beginning"},
+		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `not beginning with "pusher", for the event`},
+		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, not beginning"},
+		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
+		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
+		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
+		{"another server", 405, "Method Not Allowed", "(status 405). Check the credentials"},
+		{"another server's page", 200, "<html>", "not come from the HTTP API"},
+		{"endless", 200, strings.Repeat(" ", 1<<20), "not come from the HTTP API"},
+		{"endless error", 400, strings.Repeat("x", 1<<20), "not come from the HTTP API"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			asked := 0
+			requests := 0
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				asked++
+				requests++
 				w.Header().Set("Location", "/elsewhere")
 				w.WriteHeader(tt.status)
 				io.WriteString(w, tt.body)
 			}))
 			defer server.Close()
-			wantExplained(t, client(server.URL, http.DefaultTransport).Trigger("c", "e", "d"), 502, tt.want)
-			if asked != 1 {
-				t.Errorf("the server was asked %d times", asked)
+			wantExplained(t, trigger(server.URL), 502, tt.want)
+			if requests != 1 {
+				t.Errorf("the server received %d requests", requests)
 			}
 		})
 	}
 }
 
-// The Date header tells how far the clock is off where the body does not.
+// The embedded server's responses are explained as well.
+func TestInProcess(t *testing.T) {
+	status := http.StatusOK
+	client := newClient("http://x", InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err != nil || !strings.Contains(string(body), `"c"`) {
+			t.Errorf("the body was %q, %v", body, err)
+		}
+		w.WriteHeader(status)
+		io.WriteString(w, "{}")
+	})))
+	if err := client.Trigger("c", "e", "d"); err != nil {
+		t.Error(err)
+	}
+	status = http.StatusTooManyRequests
+	wantExplained(t, client.Trigger("c", "e", "d"), 502, "Wait a little")
+}
+
+// The Date header tells how far the clock is off if the body does not.
 func TestClockByDate(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", time.Now().Add(3*time.Hour+30*time.Second).UTC().Format(http.TimeFormat))
 		http.Error(w, "Timestamp expired", http.StatusUnauthorized)
 	}))
 	defer server.Close()
-	wantExplained(t, client(server.URL, http.DefaultTransport).Trigger("c", "e", "d"), 502, "clock is 3 hours behind")
+	wantExplained(t, trigger(server.URL), 502, "clock is 3 hours behind")
 }
 
-func TestFailures(t *testing.T) {
+// What pusher-http-go refuses to send is explained as well.
+func TestRefusedByClient(t *testing.T) {
+	client := newClient("http://x", InProcess(http.NotFoundHandler()))
+	wantExplained(t, client.Trigger("ä", "e", "d"), 502, "The channel name is not valid")
+	wantExplained(t, client.Trigger("c", "e", strings.Repeat("x", 10<<10+1)), 502, "Send at most 10 KB of data")
+	wantExplained(t, client.Trigger("private-encrypted-c", "e", "d"), 502, "need an encryption master key")
+}
+
+// A call without a connection is explained by its cause, and as not sent.
+func TestNoConnection(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	secure := httptest.NewTLSServer(http.NotFoundHandler())
-	defer secure.Close()
-	secure.Config.ErrorLog = nil
-	gone := httptest.NewServer(nil)
-	gone.Close()
-	cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }))
-	defer cut.Close()
-	broken := func(err error) http.RoundTripper {
-		return roundTripper(func(*http.Request) (*http.Response, error) { return nil, &net.OpError{Op: "dial", Err: err} })
+	secure := pushertest.NewTLSServer(t, http.NotFoundHandler())
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	failing := func(err error) http.RoundTripper {
+		return withDial(NewTransport(1), func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		})
 	}
+	code := func(errno syscall.Errno) http.RoundTripper { return failing(os.NewSyscallError("connect", errno)) }
 	trusting := func(now time.Time, host string) http.RoundTripper {
-		transport := secure.Client().Transport.(*http.Transport).Clone()
-		transport.TLSClientConfig.Time = func() time.Time { return now }
-		transport.TLSClientConfig.ServerName = host
+		transport := NewTransport(1)
+		config := secure.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		config.Time = func() time.Time { return now }
+		config.ServerName = host
+		transport.(limitedTransport).next.(*http.Transport).TLSClientConfig = config
 		return transport
 	}
 	tests := []struct {
@@ -126,77 +178,112 @@ func TestFailures(t *testing.T) {
 		transport http.RoundTripper
 		want      string
 	}{
-		{"refused", gone.URL, http.DefaultTransport, "Nothing answers"},
-		{"unknown host", "http://x", broken(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be looked up"},
-		{"no network", "http://x", broken(syscall.ENETUNREACH), "can't be reached from this machine's network"},
-		{"no way", "http://x", broken(syscall.EHOSTUNREACH), "can't be reached from this machine's network"},
-		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), http.DefaultTransport, "does not speak TLS"},
-		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), http.DefaultTransport, "Write https"},
-		{"unknown authority", secure.URL, http.DefaultTransport, "signed by nobody"},
-		{"certificate run out", secure.URL, trusting(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
-		{"certificate of another host", secure.URL, trusting(time.Now(), "elsewhere.test"), "for another host name"},
-		{"cut", cut.URL, http.DefaultTransport, "not known whether"},
+		{"refused", closed.URL, NewTransport(1), "refused the connection, so the event was not sent"},
+		{"refused, by the code on Windows", "http://x", code(10061), "refused the connection, so the event was not sent"},
+		{"unknown host", "http://x", failing(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be looked up, so the event was not sent"},
+		{"network unreachable", "http://x", code(syscall.ENETUNREACH), "can't be reached from this machine's network, so the event was not sent"},
+		{"network unreachable, by the code on Windows", "http://x", code(10051), "can't be reached from this machine's network"},
+		{"host unreachable", "http://x", code(syscall.EHOSTUNREACH), "can't be reached from this machine's network"},
+		{"host unreachable, by the code on Windows", "http://x", code(10065), "can't be reached from this machine's network"},
+		{"no descriptor", "http://x", code(syscall.EMFILE), "too many files and connections open, so the event was not sent"},
+		{"no descriptor for DNS", "http://x", failing(&net.DNSError{Err: "dial udp: socket: too many open files", Name: "x"}), "too many files and connections open"},
+		{"no descriptor, by the code on Windows", "http://x", code(10024), "too many files and connections open"},
+		{"another error", "http://x", failing(io.EOF), "could not be established, so the event was not sent"},
+		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), NewTransport(1), "http in PUSHER_URL, or SECURE = False in app.cfg"},
+		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), NewTransport(1), "https in PUSHER_URL, or SECURE = True in app.cfg"},
+		{"unknown authority", secure.URL, NewTransport(1), "signed by an unknown authority, so the event was not sent"},
+		{"expired certificate", secure.URL, trusting(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
+		{"certificate of another host", secure.URL, trusting(time.Now(), "elsewhere.test"), "for another host name, so the event was not sent"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			wantExplained(t, client(tt.url, tt.transport).Trigger("c", "e", "d"), 502, tt.want)
+			wantExplained(t, newClient(tt.url, tt.transport).Trigger("c", "e", "d"), 502, tt.want)
 		})
 	}
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// body is an answer's body that never ends.
-type body struct{ ctx context.Context }
-
-func (b body) Read([]byte) (int, error) { <-b.ctx.Done(); return 0, b.ctx.Err() }
-func (b body) Close() error             { return nil }
-
-// spaces is a body that begins well and never ends.
-type spaces struct{ read int }
-
-func (s *spaces) Read(b []byte) (int, error) {
-	n := copy(b, strings.Repeat(" ", len(b)))
-	if s.read == 0 {
-		n = copy(b, "{}")
-	}
-	s.read += n
-	if s.read > 1<<20 {
-		return n, io.ErrUnexpectedEOF // far too late
-	}
-	return n, nil
-}
-func (*spaces) Close() error { return nil }
-
-func TestEndlessAnswer(t *testing.T) {
-	answer := &spaces{}
-	err := client("http://x", roundTripper(func(r *http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Body: answer}, nil
-	})).Trigger("c", "e", "d")
-	wantExplained(t, err, 502, "not the HTTP API")
-	if answer.read > 128<<10 {
-		t.Errorf("%d bytes were read", answer.read)
-	}
+// withDial replaces only the transport's dialing.
+func withDial(transport http.RoundTripper, dial func(ctx context.Context, network, addr string) (net.Conn, error)) http.RoundTripper {
+	transport.(limitedTransport).next.(*http.Transport).DialContext = dial
+	return transport
 }
 
-// A call ends in time, whether nothing answers or the answer never ends.
+// A server that can't be reached costs no more connections than there may be calls, even
+// if each takes a minute to fail, as through a proxy that does not respond.
+func TestDialsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 10
+		var dialing atomic.Int32
+		transport := withDial(NewTransport(most), func(context.Context, string, string) (net.Conn, error) {
+			if n := dialing.Add(1); n > most {
+				t.Errorf("%d dials at a time", n)
+			}
+			defer dialing.Add(-1)
+			time.Sleep(time.Minute)
+			return nil, errors.New("too late")
+		})
+		for range 20 {
+			start := time.Now()
+			var calls sync.WaitGroup
+			for range most {
+				calls.Go(func() {
+					err := newClient("http://x", transport).Trigger("c", "e", "d")
+					wantExplained(t, err, 504, "could not be reached in time, so the event was not sent")
+				})
+			}
+			calls.Wait()
+			if took := time.Since(start); took != callTimeout {
+				t.Errorf("the calls took %v", took)
+			}
+		}
+		time.Sleep(2 * time.Minute) // until the last dials have failed
+	})
+}
+
+// A connection to a server that does not finish the TLS handshake is closed by the end
+// of the call, and nothing was sent over it.
+func TestTLSHandshakeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := make(chan time.Time, 1)
+		transport := withDial(NewTransport(1), func(context.Context, string, string) (net.Conn, error) {
+			time.Sleep(dialTimeout)
+			client, server := net.Pipe()
+			go func() {
+				io.Copy(io.Discard, server)
+				closed <- time.Now()
+			}()
+			return client, nil
+		})
+		start := time.Now()
+		wantExplained(t, newClient("https://x", transport).Trigger("c", "e", "d"), 504, "could not be reached in time, so the event was not sent")
+		if took := (<-closed).Sub(start); took > callTimeout {
+			t.Errorf("the connection was closed after %v", took)
+		}
+	})
+}
+
+// A call ends in time, whether there is no response or the response does not end.
 func TestTimeout(t *testing.T) {
-	for name, answer := range map[string]roundTripper{
-		"no answer": func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() },
-		"no end": func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 200, Body: body{r.Context()}}, nil
+	for name, handler := range map[string]http.HandlerFunc{
+		"no response": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		},
+		"no end": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(w, "{}")
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				err := client("http://x", answer).Trigger("c", "e", "d")
-				if took := time.Since(start); took != pusherapi.Timeout {
+				err := newClient("http://x", serve(t, &http.Server{Handler: handler}, 0)).Trigger("c", "e", "d")
+				if took := time.Since(start); took != callTimeout {
 					t.Errorf("it took %v", took)
 				}
-				wantExplained(t, err, 504, "did not answer in time")
+				wantExplained(t, err, 504, "did not respond in time, so it is not known whether the event was sent")
 			})
 		})
 	}

@@ -105,8 +105,13 @@ func TestIfNoneMatch(t *testing.T) {
 					if w.Code != tt.want || w.Header().Get("Etag") != tag || w.Header().Get("Cache-Control") != "no-cache" {
 						t.Errorf("status %d, want %d; %v", w.Code, tt.want, w.Header())
 					}
-					if full := w.Body.Len() > 0 && w.Header().Get("Content-Type") != ""; full != (tt.want == 200) {
-						t.Errorf("%d bytes, %v", w.Body.Len(), w.Header())
+					for _, name := range []string{"Content-Type", "Content-Length"} {
+						if (w.Header().Get(name) != "") != (tt.want == 200) {
+							t.Errorf("%s: %q", name, w.Header().Get(name))
+						}
+					}
+					if (w.Body.Len() > 0) != (tt.want == 200) {
+						t.Errorf("%d bytes", w.Body.Len())
 					}
 				})
 			}

@@ -1,0 +1,148 @@
+// What becomes of events when the server closes connections. Bytes take a while to
+// arrive, by the clock of a synctest bubble: a click and a close can cross on the way.
+package pusherapi
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pusher-sample/internal/pushertest/pipe"
+)
+
+const oneWay = 20 * time.Millisecond
+
+// serve serves in memory, and returns a transport whose connections all go there. What
+// is sent takes delay to arrive, and so does the end of a connection.
+func serve(t *testing.T, server *http.Server, delay time.Duration) http.RoundTripper {
+	var links sync.WaitGroup
+	t.Cleanup(links.Wait)
+	listener := make(pipe.Listener)
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	transport := NewTransport(1)
+	t.Cleanup(transport.(limitedTransport).next.(*http.Transport).CloseIdleConnections)
+	return withDial(transport, func(context.Context, string, string) (net.Conn, error) {
+		client, near := net.Pipe()
+		far := listener.Dial()
+		links.Go(func() { carry(near, far, delay) })
+		links.Go(func() { carry(far, near, delay) })
+		return client, nil
+	})
+}
+
+// carry passes on what it reads from src, and its end, after delay.
+func carry(src, dst net.Conn, delay time.Duration) {
+	defer dst.Close()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buffer)
+		time.Sleep(delay)
+		if err != nil {
+			return
+		}
+		if _, err := dst.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// No click meets a connection that is just being closed by a server that keeps idle
+// ones for a minute, as nginx and load balancers do, or longer.
+func TestIdleConnectionsAreClosedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events atomic.Int32
+		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Minute, Handler: accept(&events)}, oneWay))
+		const clicks = 60
+		for n := range clicks {
+			if err := client.Trigger("c", "e", "d"); err != nil {
+				t.Errorf("click %d: %v", n, err)
+			}
+			time.Sleep(time.Minute - clicks*time.Millisecond + time.Duration(n)*time.Millisecond)
+		}
+		if n := events.Load(); n != clicks {
+			t.Errorf("%d events for %d clicks", n, clicks)
+		}
+	})
+}
+
+// accept counts events and accepts them.
+func accept(events *atomic.Int32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		events.Add(1)
+		io.WriteString(w, "{}")
+	}
+}
+
+// A click that crosses the close of its idle connection says so. It is not repeated.
+func TestClickCrossesClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events atomic.Int32
+		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Second, Handler: accept(&events)}, oneWay))
+		if err := client.Trigger("c", "e", "d"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second - oneWay/2)
+		wantExplained(t, client.Trigger("c", "e", "d"), 502, "closed a connection that had been idle instead of responding, so the event was probably not sent")
+		if n := events.Load(); n != 1 {
+			t.Errorf("%d events", n)
+		}
+		if err := client.Trigger("c", "e", "d"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A connection that breaks while the server works on the request leaves it open
+// whether the event was sent, and the request is not repeated.
+func TestConnectionBreaks(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		earlier  int // requests over the same connection
+		response string
+	}{
+		{"without a response, on a new connection", 0, ""},
+		{"within the response, on a new connection", 0, "HTTP/1.1 200 OK\r\nContent-Le"},
+		{"within the response, on an idle connection", 1, "HTTP/1.1 200 OK\r\nContent-Le"},
+		{"within the body, on an idle connection", 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var events atomic.Int32
+				respond := accept(&events)
+				client := newClient("http://x", serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if int(events.Load()) < tt.earlier {
+						respond(w, r)
+						return
+					}
+					events.Add(1)
+					conn, _, err := w.(http.Hijacker).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					io.Copy(conn, strings.NewReader(tt.response))
+					conn.Close()
+				})}, oneWay))
+				for range tt.earlier {
+					if err := client.Trigger("c", "e", "d"); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+				}
+				wantExplained(t, client.Trigger("c", "e", "d"), 502, "broke, so it is not known whether the event was sent")
+				if n := int(events.Load()); n != tt.earlier+1 {
+					t.Errorf("%d requests", n)
+				}
+			})
+		})
+	}
+}
