@@ -70,7 +70,7 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"<title>Pusher Test</title>",
-		`<button id="push"`,
+		`<button class="push"`,
 		`data-channel="` + channel + `"`, `data-event="` + event + `"`, `data-key="local"`,
 		`https://js.pusher.com/8.6.0/pusher.min.js`, `integrity="sha384-`, `crossorigin="anonymous"`,
 	} {
@@ -102,7 +102,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/pusher", 405, "POST", "Method Not Allowed"},
 		{"GET", "/healthz", 200, "", "ok"},
 		{"DELETE", "/healthz", 405, "GET, HEAD", "Method Not Allowed"},
-		{"GET", "/static/app.js", 200, "", "/pusher"},
+		{"GET", "/static/app.js", 200, "", "new Pusher("},
 		{"GET", "/static/channels.js", 200, "", "class Pusher"},
 		{"GET", "/static/style.css", 200, "", "prefers-reduced-motion"},
 		{"GET", "/static/favicon.svg", 200, "", "<svg"},

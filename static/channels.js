@@ -1,10 +1,8 @@
-// Stands in for pusher-js where that can't be had: public channels over one
-// WebSocket (Channels protocol 7), in the calls that app.js makes, by their names.
+// Fallback for when pusher-js can't be loaded: the parts of its API that app.js and
+// connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // without a connection
+const UNAVAILABLE_MS = 10_000; // without a connection or a close code
 const ATTEMPT_MS = 15_000; // for one attempt, handshake included
-const PONG_MS = 30_000;
-const ACTIVITY_MS = 120_000; // at most; the server may ask for less
 const RETRY_MS = 1_000;
 const RETRY_MAX_MS = 10_000;
 
@@ -26,9 +24,9 @@ export class Pusher {
   #channels = new Map();
 
   constructor(key, options) {
-    this.connection = new Connection(address(key, options));
+    this.connection = new Connection(serverURL(key, options), options);
     this.connection.bind('state_change', ({ current }) => {
-      if (current === 'connected') for (const name of this.#channels.keys()) this.#ask(name);
+      if (current === 'connected') for (const name of this.#channels.keys()) this.#subscribe(name);
     });
     this.connection.bind('message', ({ event, channel, data }) => {
       if (event === 'pusher_internal:subscription_succeeded') event = 'pusher:subscription_succeeded';
@@ -40,7 +38,7 @@ export class Pusher {
   subscribe(name) {
     if (!this.#channels.has(name)) {
       this.#channels.set(name, new Emitter());
-      if (this.connection.state === 'connected') this.#ask(name);
+      if (this.connection.state === 'connected') this.#subscribe(name);
     }
     return this.#channels.get(name);
   }
@@ -53,8 +51,12 @@ export class Pusher {
     this.connection.disconnect();
   }
 
-  #ask(channel) {
-    this.connection.send('pusher:subscribe', { auth: '', channel });
+  send_event(event, data) {
+    this.connection.send_event(event, data);
+  }
+
+  #subscribe(channel) {
+    this.send_event('pusher:subscribe', { auth: '', channel });
   }
 }
 
@@ -63,24 +65,31 @@ class Connection extends Emitter {
   socket_id;
   #url;
   #socket;
-  #timer; // the next thing to do about the socket: open it, ping, give up
-  #unavailable;
-  #activity = ACTIVITY_MS;
+  #timer; // for the next step: open the socket, ping, or give up
+  #unavailableTimer;
+  #activityTimeout; // ms without a message before a ping
+  #serverTimeout; // the same, as the server wants it
+  #pongTimeout;
   #failures = 0; // attempts in a row that did not connect
   #opened = -Infinity;
 
-  constructor(url) {
+  constructor(url, { activityTimeout, pongTimeout }) {
     super();
     this.#url = url;
+    this.#activityTimeout = activityTimeout;
+    this.#pongTimeout = pongTimeout;
     addEventListener('online', () => {
       if (['connecting', 'unavailable'].includes(this.state)) this.#open();
+    });
+    addEventListener('offline', () => {
+      if (this.state === 'connected') this.#ping();
     });
   }
 
   connect() {
     if (['connecting', 'connected', 'unavailable'].includes(this.state)) return;
     if (!globalThis.WebSocket) return this.#become('failed');
-    this.#become('connecting');
+    this.#connecting();
     this.#open();
   }
 
@@ -89,7 +98,7 @@ class Connection extends Emitter {
     this.#become('disconnected');
   }
 
-  send(event, data) {
+  send_event(event, data) {
     log('sent', { event, data });
     this.#socket?.send(JSON.stringify({ event, data }));
   }
@@ -100,7 +109,7 @@ class Connection extends Emitter {
     try {
       this.#socket = new WebSocket(this.#url);
     } catch {
-      return this.#closed(1006, 'blocked'); // by the browser's rules
+      return this.#closed(1006, 'blocked by the browser');
     }
     this.#socket.onmessage = ({ data }) => this.#receive(data);
     this.#socket.onclose = ({ code, reason }) => this.#closed(code, reason);
@@ -118,24 +127,26 @@ class Connection extends Emitter {
       if (event === 'pusher:error') this.#closed(data?.code, data?.message);
       if (event !== 'pusher:connection_established') return;
       this.socket_id = data?.socket_id;
-      this.#activity = Math.min(data?.activity_timeout * 1000 || ACTIVITY_MS, ACTIVITY_MS);
+      this.#serverTimeout = data?.activity_timeout * 1000 || Infinity;
       this.#failures = 0;
-      this.#ping();
+      this.#waitForMessage();
       this.#become('connected');
       return;
     }
-    this.#ping(); // any message shows that the server is there
-    if (event === 'pusher:ping') this.send('pusher:pong', {});
+    this.#waitForMessage();
+    if (event === 'pusher:ping') this.send_event('pusher:pong', {});
     if (event === 'pusher:error') this.emit('error', { type: 'PusherError', data });
     this.emit('message', message);
   }
 
-  // Asks whether the server is still there, once it has been silent for long.
+  // Any message shows that the connection is alive. Without one for long, a ping asks.
+  #waitForMessage() {
+    this.#after(Math.min(this.#activityTimeout, this.#serverTimeout), () => this.#ping());
+  }
+
   #ping() {
-    this.#after(this.#activity, () => {
-      this.send('pusher:ping', {});
-      this.#after(PONG_MS, () => this.#closed(1006, 'no pong in time'));
-    });
+    this.send_event('pusher:ping', {});
+    this.#after(this.#pongTimeout, () => this.#closed(1006, 'no pong in time'));
   }
 
   #closed(code, message) {
@@ -144,18 +155,20 @@ class Connection extends Emitter {
       this.emit('error', { type: 'WebSocketError', error: { type: 'PusherError', data: { code, message } } });
     }
     if ((code >= 4000 && code < 4100) || code >= 4300) return this.#become('disconnected');
-    if (this.state === 'connected') this.#become('connecting');
+    // A close code shows that the server is available.
+    if (this.state === 'connected' || code >= 4100) this.#connecting();
     this.#after(this.#delay(code), () => this.#open());
   }
 
-  // 42xx: come back at once, though never in a tight loop. Otherwise after a second,
-  // and longer while attempts fail; spread, as all pages lose a server together.
+  // delay returns how long to wait before the next attempt: not at all after 42xx (though
+  // never in a tight loop), otherwise a second, and longer while attempts fail. It is
+  // random, because all pages lose a server at the same time.
   #delay(code) {
     if (code >= 4200 && performance.now() - this.#opened > RETRY_MS) return 0;
     return Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
   }
 
-  // The close of a dead connection may take minutes to be reported: don't wait for it.
+  // A dead socket may take minutes to report its close: don't wait for that.
   #drop() {
     clearTimeout(this.#timer);
     if (!this.#socket) return;
@@ -164,12 +177,16 @@ class Connection extends Emitter {
     this.#socket = undefined;
   }
 
+  #connecting() {
+    this.#become('connecting');
+    this.#unavailableTimer = setTimeout(() => this.#become('unavailable'), UNAVAILABLE_MS);
+  }
+
   #become(current) {
+    clearTimeout(this.#unavailableTimer);
     const previous = this.state;
     if (current === previous) return;
     this.state = current;
-    clearTimeout(this.#unavailable);
-    if (current === 'connecting') this.#unavailable = setTimeout(() => this.#become('unavailable'), UNAVAILABLE_MS);
     log('state', `${previous} -> ${current}`);
     this.emit('state_change', { previous, current });
   }
@@ -180,8 +197,9 @@ class Connection extends Emitter {
   }
 }
 
-// As in pusher-js, a page that came by TLS never connects without.
-function address(key, { cluster, wsHost = `ws-${cluster}.pusher.com`, wsPort = 80, wssPort = 443, wsPath = '', forceTLS = true }) {
+// serverURL returns the WebSocket's URL. Like pusher-js, a page loaded over TLS never
+// connects without TLS.
+function serverURL(key, { cluster, wsHost = `ws-${cluster}.pusher.com`, wsPort = 80, wssPort = 443, wsPath = '', forceTLS = true }) {
   const tls = forceTLS || location.protocol === 'https:';
   const origin = tls ? `wss://${wsHost}:${wssPort}` : `ws://${wsHost}:${wsPort}`;
   return `${origin}${wsPath}/app/${encodeURIComponent(key)}?protocol=7&client=js&version=8.6.0&flash=false`;

@@ -121,7 +121,7 @@ var bothClients = []cdn{served, blocked}
 // The page's names for the two, in data-client.
 const (
 	pusherJS = "pusher-js"
-	fallback = "stand-in"
+	fallback = "fallback"
 )
 
 // tab is one open page, with cookies, cache and storage of its own.
@@ -131,6 +131,8 @@ type tab struct {
 	alerts  chan string // that were shown, and closed at once
 	client  string      // the Channels client that the page is to use
 	failure string      // the first line of what failed the test
+
+	keepOpen sync.Mutex // held by a test to keep alerts open
 
 	mu      sync.Mutex
 	console []string // exceptions, console lines, failed requests, policy violations
@@ -170,6 +172,8 @@ func newTabIn(t testing.TB, browser context.Context, library cdn) *tab {
 				return
 			}
 			p.alerts <- dialog.Message
+			p.keepOpen.Lock()
+			p.keepOpen.Unlock()
 			chromedp.Call(ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true})
 		}
 	}()
@@ -303,7 +307,7 @@ func (p *tab) awaitOr(problem func() string, expression string) {
 	}
 }
 
-// awaitState waits until the page is in a state: app.js lists them.
+// awaitState waits until the page is in a state: connection.js lists them.
 func (p *tab) awaitState(state string) {
 	p.t.Helper()
 	p.await(fmt.Sprintf("document.body?.dataset.state === %q", state))
@@ -318,7 +322,7 @@ func (p *tab) awaitProblem(text string) {
 // click clicks the button.
 func (p *tab) click() {
 	p.t.Helper()
-	p.do(chromedp.Evaluate[chromedp.Void]("document.getElementById('push').click()"))
+	p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.push').click()"))
 }
 
 // wantAlert waits for one alert, which must show the message that the app sends.

@@ -15,19 +15,24 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-// npm installs, once, the packages that tests use, and returns their folder.
+// npm installs, once, the packages that most tests use, and returns their folder.
 var npm = sync.OnceValues(func() (string, error) {
-	dir := filepath.Join(scratch, "npm")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	return npmInstall("pusher@5.3.4", "pusher-js@8.6.0", "axe-core@4.14.1")
+})
+
+// npmInstall installs packages in a new folder, and returns it.
+func npmInstall(packages ...string) (string, error) {
+	dir, err := os.MkdirTemp(scratch, "npm")
+	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir, "pusher@5.3.4", "pusher-js@8.6.0", "axe-core@4.14.1")
+	cmd := exec.Command("npm", append([]string{"install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir}, packages...)...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w %s", err, out)
 	}
 	return filepath.Join(dir, "node_modules"), nil
-})
+}
 
 func npmFolder(t testing.TB) string {
 	t.Helper()

@@ -54,10 +54,10 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 		code        int
 		state, text string
 	}{
-		{4004, "refused", "over its Pusher quota"},
-		{4100, "busy", "over capacity"},
-		{4123, "busy", "asked this page to wait (code 4123)"},
-		{4009, "refused", "Refused (code 4009)"},
+		{4004, "refused", "over its connection quota"},
+		{4100, "busy", "accepts no connection for now (code 4100: no)"},
+		{4123, "busy", "(code 4123: no)"},
+		{4009, "refused", "may not accept pages from"},
 	} {
 		upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
 		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
@@ -94,6 +94,7 @@ func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
 			p := newTab(t, cdn)
 			p.open(app.url, "blocked")
 			p.await("document.getElementById('status').textContent.includes('may be blocking WebSockets')")
+			p.await("document.getElementById('status').textContent.includes('may not accept pages from ' + location.origin)")
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/pushertest"
 
@@ -68,7 +69,11 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 			}
 			p.awaitState("lost")
 			second := startOn(t, first.port())
+			began := time.Now()
 			p.awaitState("connected")
+			if took := time.Since(began); took > 10*time.Second { // pusher-js alone takes 15 s
+				t.Errorf("the page reconnected after %v", took)
+			}
 			if _, text := pushertest.Request(t, "POST", second.url+"/pusher"); text != "ok" {
 				t.Fatal(text)
 			}
@@ -83,7 +88,7 @@ func TestKeyboard(t *testing.T) {
 	p.open(start(t).url, "connected")
 	p.do(chromedp.KeyEvent("\t"))
 	for _, key := range []string{"\r", " "} {
-		p.await("document.activeElement.id === 'push' && document.activeElement.matches(':focus-visible')")
+		p.await("document.activeElement.matches('.push:focus-visible')")
 		p.do(chromedp.KeyEvent(key))
 		p.wantAlert()
 	}
@@ -117,6 +122,9 @@ func TestAccessibility(t *testing.T) {
 				}
 			}
 			p.open(working.url, "connected")
+			p.click()
+			p.wantAlert()
+			p.await("!document.querySelector('.flyer')")
 			check()
 			p.open(refused.url, "refused")
 			p.click() // which fails

@@ -16,6 +16,7 @@ type tool struct{ name, debian string }
 
 var (
 	chromium = tool{"Chromium", "chromium"}
+	firefox  = tool{"Firefox", "firefox-esr"}
 	npmTool  = tool{"npm or its registry", "npm"}
 	foreman  = tool{"foreman", "ruby-foreman"}
 )

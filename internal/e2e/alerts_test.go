@@ -1,0 +1,276 @@
+// Proves when and how often the page alerts, what it says of a click without an alert,
+// and what stays on the page.
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/pusher/pusher-http-go/v5"
+)
+
+// evaluate returns the value of an expression in the page.
+func evaluate[T any](p *tab, expression string) T {
+	p.t.Helper()
+	value, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		p.fatal("%s: %v", expression, err)
+	}
+	return value
+}
+
+// From the click to its alert takes at most 200 ms in a visible page on one machine.
+func TestClickIsAlertedSoon(t *testing.T) {
+	app := start(t, "RATE_LIMIT=0")
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			p.do(chromedp.Evaluate[chromedp.Void]("window.alert = () => { window.took = performance.now() - clicked; }; undefined"))
+			for try := 1; ; try++ {
+				p.do(chromedp.Evaluate[chromedp.Void]("window.took = undefined; window.clicked = performance.now(); document.querySelector('.push').click()"))
+				p.await("!!window.took")
+				took := evaluate[float64](p, "took")
+				if took <= 200 {
+					break
+				}
+				if try == 5 { // the machine may be busy, but not all the time
+					t.Fatalf("it took %.0f ms", took)
+				}
+				p.await("!document.querySelector('.flyer')")
+			}
+		})
+	}
+}
+
+// A hidden page alerts at once, without timers, which browsers slow down there.
+func TestHiddenPageAlertsAtOnce(t *testing.T) {
+	app := start(t, "RATE_LIMIT=0")
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			p.hide()
+			began := time.Now()
+			for range 5 {
+				pushertest.Request(t, "POST", app.url+"/pusher")
+				p.wantAlert()
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("5 alerts took %v", took)
+			}
+		})
+	}
+}
+
+// While an alert is open, ten more wait; all others are only counted.
+func TestEventsDuringAlert(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t, "RATE_LIMIT=0")
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			p.keepOpen.Lock()
+			for range 51 {
+				pushertest.Request(t, "POST", app.url+"/pusher")
+			}
+			p.wantAlert()
+			p.keepOpen.Unlock()
+			for range 10 {
+				p.wantAlert()
+			}
+			p.await("/^Crashes: 51, .* Too many at once to alert: 40\\.$/.test(document.getElementById('trace').textContent)")
+			pushertest.Request(t, "POST", app.url+"/pusher")
+			p.wantAlert()
+			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 52,')")
+			if n := len(p.alerts); n > 0 {
+				t.Errorf("%d alerts too many", n)
+			}
+		})
+	}
+}
+
+// An event that can't be alerted is skipped; the next one is alerted.
+func TestOddEvents(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	api, err := pusher.ClientFromURL(upstream.PusherURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	sample := sampleEvent(t)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			for _, data := range []string{"", "null", "text", "[]", "{}", `{"message":1}`, `{"message":null}`, `{"message":{"toString":1}}`, `{"message":["x"]}`} {
+				if err := api.Trigger(sample.channel, sample.name, data); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := api.Trigger(sample.channel, sample.name, fmt.Sprintf(`{"message":%q}`, sample.message)); err != nil {
+				t.Fatal(err)
+			}
+			p.wantAlert()
+			p.await("document.getElementById('trace').textContent.startsWith('Crashes: ')")
+		})
+	}
+}
+
+// A click that the server accepts, but whose event does not arrive, is reported.
+func TestClickWithoutEvent(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			io.WriteString(w, "{}") // accepted, and not delivered
+			return
+		}
+		upstream.ServeHTTP(w, r)
+	})
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			began := time.Now()
+			p.click()
+			p.await("!!document.querySelector('.push.away')")
+			p.awaitProblem("its event has not reached this page")
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			p.await("!document.querySelector('.push.away')")
+		})
+	}
+}
+
+// An alert that stays open for long makes no click fail whose response comes meanwhile.
+func TestLongAlert(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			closed := make(chan bool)
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+				upstream.ServeHTTP(w, r) // the event goes out
+				if r.Method == http.MethodPost {
+					<-closed
+				}
+			})
+			app := start(t, "PUSHER_URL="+upstream.PusherURL)
+			p := newTab(t, cdn)
+			p.open(edited(t, app.url, func(path, text string) string {
+				return strings.Replace(text, "AbortSignal.timeout(15_000)", "AbortSignal.timeout(300)", 1)
+			}), "connected")
+			p.keepOpen.Lock()
+			p.do(chromedp.Evaluate[chromedp.Void]("setTimeout(() => document.querySelector('.push').click()); undefined"))
+			p.wantAlert()
+			time.Sleep(400 * time.Millisecond) // longer than the page waits for the response
+			close(closed)
+			p.keepOpen.Unlock()
+			p.await("!document.querySelector('.flyer')")
+			p.await("document.getElementById('problem').textContent === ''")
+		})
+	}
+}
+
+// The result of a click does not replace that of a newer one.
+func TestNewestResultStays(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			app := start(t, "PUSHER_URL="+upstream.PusherURL)
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			first := make(chan bool)
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+				first <- true
+				<-first
+				upstream.ServeHTTP(w, r)
+			})
+			p.click()
+			<-first
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+				http.Error(w, "API call failed since (daily) message quota exceeded", http.StatusForbidden)
+			})
+			p.click()
+			p.awaitProblem("quota")
+			upstream.Override(nil)
+			first <- true
+			p.wantAlert()
+			p.await("!document.querySelector('.flyer')")
+			p.awaitProblem("quota")
+		})
+	}
+}
+
+// With reduced motion the crash is one still picture, before the alert and a second
+// after it.
+func TestReducedMotion(t *testing.T) {
+	t.Parallel()
+	p := newTab(t, blocked)
+	if _, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-reduced-motion", Value: "reduce"}}}); err != nil {
+		t.Fatal(err)
+	}
+	p.open(start(t).url, "connected")
+	// Each frame tells whether the crash is in it.
+	p.do(chromedp.Evaluate[chromedp.Void](`window.before = window.after = 0;
+		const look = () => {
+			const flyer = document.querySelector('.flyer');
+			if (flyer && getComputedStyle(flyer, '::after').visibility === 'visible') {
+				if (!window.alerted) before++;
+				else after = performance.now() - alerted;
+			}
+			requestAnimationFrame(look);
+		};
+		look();
+		window.alert = () => { window.alerted = performance.now(); };
+		undefined`))
+	p.click()
+	p.await("!!window.alerted && !document.querySelector('.flyer')")
+	if frames := evaluate[int](p, "before"); frames < 2 {
+		t.Errorf("the crash was in %d frames before the alert", frames)
+	}
+	if ms := evaluate[float64](p, "after"); ms < 800 || ms > 1500 {
+		t.Errorf("the crash was visible for %.0f ms after the alert, want about a second", ms)
+	}
+}
+
+// Where the browser suppresses alerts, a trace of the crashes stays on the page.
+func TestTraceWithoutAlerts(t *testing.T) {
+	t.Parallel()
+	app := start(t)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			p.do(chromedp.Evaluate[chromedp.Void]("window.alert = () => {}; undefined"))
+			for i := range 2 {
+				p.click()
+				p.await(fmt.Sprintf("document.getElementById('trace').textContent.startsWith('Crashes: %d, the last at ')", i+1))
+			}
+			if text := evaluate[string](p, "document.getElementById('trace').innerText"); !strings.ContainsAny(text[len("Crashes: 2"):], "0123456789") {
+				t.Errorf("no time in %q", text)
+			}
+		})
+	}
+}

@@ -1,0 +1,444 @@
+// Proves that the state which the page shows is true, and that the page reconnects by
+// itself: dead and lost connections, offline devices, close codes, clients that don't load.
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pusher-sample/internal/pushertest"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/lxzan/gws"
+)
+
+// edited returns the URL of a proxy to app that changes what the browser gets: edit
+// returns the new text of a file, or "" for status 404.
+func edited(t testing.TB, app string, edit func(path, text string) string) string {
+	t.Helper()
+	target, err := url.Parse(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // the embedded server compares it with the Origin
+		},
+		ModifyResponse: func(r *http.Response) error {
+			if r.StatusCode != http.StatusOK {
+				return nil
+			}
+			text, err := io.ReadAll(r.Body)
+			if err != nil {
+				return err
+			}
+			changed := edit(r.Request.URL.Path, string(text))
+			if changed == "" {
+				r.StatusCode = http.StatusNotFound
+			}
+			r.Body = io.NopCloser(strings.NewReader(changed))
+			r.Header.Set("Content-Length", strconv.Itoa(len(changed)))
+			r.ContentLength = int64(len(changed))
+			return nil
+		},
+	})
+	t.Cleanup(proxy.Close)
+	return proxy.URL
+}
+
+// withTimes returns the URL of a proxy to app that changes constants of the page's
+// scripts, given as names and milliseconds, so that a test need not wait as long as a
+// person would.
+func withTimes(t testing.TB, app string, times map[string]int) string {
+	t.Helper()
+	var mu sync.Mutex
+	changed := map[string]bool{}
+	t.Cleanup(func() {
+		for name := range times {
+			if !changed[name] && !t.Failed() {
+				t.Errorf("no script of the page has a constant %s", name)
+			}
+		}
+	})
+	return edited(t, app, func(path, text string) string {
+		if !strings.HasSuffix(path, ".js") {
+			return text
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for name, ms := range times {
+			line := regexp.MustCompile(`const ` + name + ` = [\d_]+;`)
+			changed[name] = changed[name] || line.MatchString(text)
+			text = line.ReplaceAllString(text, fmt.Sprintf("const %s = %d;", name, ms))
+		}
+		return text
+	})
+}
+
+// wire is a proxy for TCP that can go silent: its connections then stay open and forward
+// nothing, as after sleep or when a network changes.
+type wire struct {
+	url string
+
+	mu          sync.Mutex
+	silent      bool // new connections as well
+	connections []*wireConn
+}
+
+type wireConn struct {
+	client, server net.Conn
+
+	mu     sync.Mutex
+	silent bool
+}
+
+// newWire returns a wire to the server at target, which begins with http.
+func newWire(t testing.TB, target string) *wire {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{url: "http://" + listener.Addr().String()}
+	t.Cleanup(func() { listener.Close(); w.cut() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", strings.TrimPrefix(target, "http://"))
+			if err != nil {
+				client.Close()
+				continue
+			}
+			w.mu.Lock()
+			c := &wireConn{client: client, server: server, silent: w.silent}
+			w.connections = append(w.connections, c)
+			w.mu.Unlock()
+			go c.forward(server, client)
+			go c.forward(client, server)
+		}
+	}()
+	return w
+}
+
+func (c *wireConn) forward(to, from net.Conn) {
+	defer to.Close()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if err != nil {
+			return
+		}
+		c.mu.Lock()
+		if !c.silent {
+			to.Write(buffer[:n])
+		}
+		c.mu.Unlock()
+	}
+}
+
+// silence ends all forwarding of the connections so far and, if new is true, of those
+// to come.
+func (w *wire) silence(new bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silent = new
+	for _, c := range w.connections {
+		c.mu.Lock()
+		c.silent = true
+		c.mu.Unlock()
+	}
+}
+
+// cut ends the connections so far.
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.connections {
+		c.client.Close()
+		c.server.Close()
+	}
+}
+
+// recordStates has the page keep the states that it goes through, in window.states.
+func (p *tab) recordStates() {
+	p.t.Helper()
+	p.do(chromedp.Evaluate[chromedp.Void](`window.states = [];
+		new MutationObserver(() => states.push(document.body.dataset.state)).observe(document.body, { attributeFilter: ['data-state'] }); undefined`))
+}
+
+// awaitReconnect waits until the page has lost its connection and has a new one.
+func (p *tab) awaitReconnect() {
+	p.t.Helper()
+	p.await("states.includes('lost') && document.body.dataset.state === 'connected'")
+}
+
+// A WebSocket that is open but dead is noticed by pings, and replaced.
+func TestDeadConnection(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("../../static/connection.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0
+	for _, m := range regexp.MustCompile(`(?m)^const (?:ACTIVITY|PONG)_MS = ([\d_]+);`).FindAllStringSubmatch(string(script), -1) {
+		ms, _ := strconv.Atoi(strings.ReplaceAll(m[1], "_", ""))
+		sum += ms
+	}
+	if sum < 5_000 || sum > 29_000 {
+		t.Errorf("a dead connection is noticed after %d ms, want less than 30 s", sum)
+	}
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t)
+			w := newWire(t, withTimes(t, app.url, map[string]int{"ACTIVITY_MS": 300, "PONG_MS": 300}))
+			p := newTab(t, cdn)
+			p.open(w.url, "connected")
+			p.recordStates()
+			w.silence(false)
+			p.awaitReconnect()
+			pushertest.Request(t, "POST", app.url+"/pusher")
+			p.wantAlert()
+		})
+	}
+}
+
+// A page without network says so, and reconnects when the network is back.
+func TestOffline(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			// A ping asks at once, not after ACTIVITY_MS.
+			w := newWire(t, withTimes(t, start(t).url, map[string]int{"PONG_MS": 300}))
+			p := newTab(t, cdn)
+			p.open(w.url, "connected")
+			online := func(is bool) {
+				w.silence(!is)
+				if _, err := chromedp.Call(p.ctx, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: !is}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			online(false)
+			began := time.Now()
+			p.awaitState("lost")
+			p.await("document.getElementById('status').textContent.includes('This device is offline')")
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("the page noticed after %v", took)
+			}
+			online(true)
+			p.awaitState("connected")
+		})
+	}
+}
+
+// A page checks its connection when it may have died unnoticed.
+func TestReturningPageChecksConnection(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		comeBackBy string // JavaScript, or "" for showing the tab
+	}{
+		{"to a hidden tab", ""},
+		{"from the back/forward cache", "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"},
+		{"online", "dispatchEvent(new Event('online'))"},
+	} {
+		for _, cdn := range bothClients {
+			t.Run(tt.name+" "+cdn.String(), func(t *testing.T) {
+				t.Parallel()
+				w := newWire(t, withTimes(t, start(t).url, map[string]int{"PONG_MS": 300}))
+				p := newTab(t, cdn)
+				p.open(w.url, "connected")
+				p.recordStates()
+				if tt.comeBackBy == "" {
+					p.hide()
+				}
+				w.silence(false)
+				began := time.Now()
+				if tt.comeBackBy == "" {
+					p.show()
+				} else {
+					p.do(chromedp.Evaluate[chromedp.Void](tt.comeBackBy + "; undefined"))
+				}
+				p.awaitReconnect()
+				if took := time.Since(began); took > 10*time.Second { // ACTIVITY_MS is 15 s
+					t.Errorf("the page noticed after %v", took)
+				}
+			})
+		}
+	}
+}
+
+// hide opens another tab in front of this one.
+func (p *tab) hide() {
+	p.t.Helper()
+	front, cancel := chromedp.NewContext(p.ctx, chromedp.WithNewWindow(false))
+	p.t.Cleanup(cancel)
+	if err := chromedp.Do(front, chromedp.Navigate("about:blank")); err != nil {
+		p.fatal("%v", err)
+	}
+	p.await("document.hidden")
+}
+
+// show brings this tab to the front.
+func (p *tab) show() {
+	p.t.Helper()
+	if _, err := chromedp.Call(p.ctx, page.BringToFront, cdp.Empty{}); err != nil {
+		p.fatal("%v", err)
+	}
+	p.await("!document.hidden")
+}
+
+// What a server said when it closed a connection is shown no longer than it is true.
+func TestStateAfterCloseCode(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name         string
+		code         int
+		connectFirst bool
+		now, then    string // states: while the server closes, and after it is gone
+	}{
+		{"reconnect, on the first load", 4200, false, "connecting", "blocked"},
+		{"over capacity, on the first load", 4100, false, "busy", "blocked"},
+		{"over capacity, once connected", 4100, true, "busy", "lost"},
+	} {
+		for _, cdn := range bothClients {
+			t.Run(tt.name+" "+cdn.String(), func(t *testing.T) {
+				t.Parallel()
+				upstream := pushertest.NewServer(t)
+				upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
+				connectFirst := tt.connectFirst
+				closes := make(chan bool, 10_000)
+				upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+					conn, err := upgrader.Upgrade(w, r)
+					if err != nil {
+						return // a client that gave up
+					}
+					if connectFirst {
+						connectFirst = false
+						conn.WriteString(`{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.1\",\"activity_timeout\":120}"}`)
+						conn.WriteString(fmt.Sprintf(`{"event":"pusher_internal:subscription_succeeded","channel":%q,"data":"{}"}`, sampleEvent(t).channel))
+					}
+					conn.WriteClose(uint16(tt.code), []byte("no"))
+					closes <- true
+				})
+				app := start(t, "PUSHER_URL="+upstream.PusherURL)
+				p := newTab(t, cdn)
+				p.open(app.url, tt.now)
+				p.recordStates()
+				for range 3 {
+					<-closes
+				}
+				p.awaitState(tt.now)
+				upstream.Override(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "gone", http.StatusBadGateway) })
+				p.awaitState(tt.then)
+				if !tt.connectFirst {
+					p.await("!states.includes('lost')")
+				}
+			})
+		}
+	}
+}
+
+// Once a lost server is back, pusher-js is reconnected within seconds, and an attempt in
+// flight is left alone.
+func TestSlowHandshakeIsNotInterrupted(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	w := newWire(t, upstream.HTTP.URL)
+	app := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, upstream.HTTP.URL[len("http://"):], w.url[len("http://"):], 1))
+	p := newTab(t, served)
+	p.open(app.url, "connected")
+	var interrupted atomic.Int32
+	upstream.Override(func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(4 * time.Second):
+			upstream.ServeHTTP(rw, r)
+		case <-r.Context().Done():
+			interrupted.Add(1)
+		}
+	})
+	w.cut()
+	p.awaitState("lost")
+	p.awaitState("connected")
+	if n := interrupted.Load(); n > 1 { // pusher-js gives the first attempt little time
+		t.Errorf("%d attempts were interrupted", n)
+	}
+}
+
+// A page whose client can't be loaded says so.
+func TestNoClientLoads(t *testing.T) {
+	url := edited(t, start(t).url, func(path, text string) string {
+		if path == "/static/channels.js" {
+			return ""
+		}
+		return text
+	})
+	p := newTab(t, blocked)
+	p.client = ""
+	if _, err := chromedp.Call(p.ctx, page.Navigate, page.NavigateParams{URL: url}); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitState("blocked")
+	p.await("document.getElementById('status').textContent.includes('Reload the page')")
+}
+
+// A browser too old for the page's scripts shows what to do.
+func TestOldBrowser(t *testing.T) {
+	const text = "document.querySelector('#status .late')?.innerText.includes('use a newer browser') && getComputedStyle(document.querySelector('.late')).visibility === 'visible'"
+	t.Parallel()
+	t.Run("unknown syntax", func(t *testing.T) {
+		t.Parallel()
+		url := edited(t, start(t).url, func(path, text string) string {
+			if path == "/static/app.js" {
+				return "const of the future" + text
+			}
+			return text
+		})
+		p := newTab(t, blocked)
+		p.do(chromedp.Navigate(url))
+		p.awaitOr(func() string { return "" }, text)
+		p.forgive("SyntaxError")
+	})
+	t.Run("missing function", func(t *testing.T) {
+		t.Parallel()
+		p := newTab(t, blocked)
+		if _, err := chromedp.Call(p.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: "delete AbortSignal.timeout"}); err != nil {
+			t.Fatal(err)
+		}
+		p.do(chromedp.Navigate(start(t).url))
+		p.awaitOr(func() string { return "" }, text)
+		p.forgive("too old")
+	})
+}
+
+// forgive lets the page have thrown an exception, which must contain text.
+func (p *tab) forgive(text string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !strings.Contains(p.thrown, text) {
+		p.t.Errorf("the page threw %q, want %q", p.thrown, text)
+	}
+	p.thrown = ""
+}

@@ -1,0 +1,43 @@
+// Proves that the essential path works in Firefox: two pages, a click, exact alerts, a
+// hidden tab, pusher-js and the fallback, and the close codes of the server.
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pusher-sample/internal/pushertest"
+)
+
+// It does not run beside other tests: the server gives a browser 2 s to answer a close.
+func TestFirefox(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it needs a browser; -short leaves it out")
+	}
+	path, err := exec.LookPath("firefox-esr")
+	if err != nil {
+		path, err = exec.LookPath("firefox")
+	}
+	if err != nil {
+		skip(t, firefox, err)
+	}
+	library := filepath.Join(npmFolder(t), "pusher-js/dist/web/pusher.min.js")
+	modules, err := npmInstall("puppeteer-core@24.43.1")
+	if err != nil {
+		skip(t, npmTool, err)
+	}
+	app := start(t, "RATE_LIMIT=0")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*pushertest.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "testdata/firefox.js")
+	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "FIREFOX="+path, "URL="+app.url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as they should") {
+		t.Errorf("%v: %s", err, out)
+	}
+	t.Logf("%s", out)
+}

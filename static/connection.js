@@ -1,0 +1,252 @@
+// Loads the client, keeps it connected, and says in words how the connection is and why a
+// click failed.
+//
+// For tests: body's data-state is connecting, connected, lost, busy, refused or blocked;
+// its data-client, once chosen, is pusher-js or fallback.
+
+import { arrives, turnBack } from './kaomoji.js';
+
+const LOAD_MS = 3_000; // for pusher-js to load
+const ACTIVITY_MS = 15_000; // without a message, until a ping asks for one
+const PONG_MS = 12_000; // for the pong, until the connection counts as dead
+const RETRY_MS = 200; // before the first attempt to reconnect after a failed one
+const RETRY_MAX_MS = 10_000; // before later attempts
+
+const page = document.body.dataset;
+const status = document.getElementById('status');
+const problem = document.getElementById('problem');
+
+// Browsers that lack this are older than those in index.html, whose text then stays.
+if (!AbortSignal.timeout) throw new Error('This browser is too old.');
+show('connecting', 'Connecting…');
+
+// --- The client ---
+
+// loadPusher resolves to pusher-js or, if that fails to load or takes too long, to the
+// fallback. A pusher-js that loads later defines a class that nothing uses.
+export async function loadPusher() {
+  const Pusher = await loadLibrary().catch(loadFallback);
+  Pusher.logToConsole = page.debug === 'true';
+  return Pusher;
+}
+
+async function loadLibrary() {
+  const { href, integrity, crossOrigin } = document.getElementById('pusher-js');
+  await new Promise((resolve, reject) => {
+    const script = Object.assign(document.createElement('script'), { src: href, integrity, crossOrigin });
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`${href} failed to load`));
+    setTimeout(() => reject(new Error(`${href} did not load within ${LOAD_MS / 1000} s`)), LOAD_MS);
+    document.head.append(script);
+  });
+  page.client = 'pusher-js';
+  return window.Pusher;
+}
+
+async function loadFallback(error) {
+  console.info(`${error.message}. Using the fallback, channels.js.`);
+  try {
+    const { Pusher } = await import('./channels.js');
+    page.client = 'fallback';
+    return Pusher;
+  } catch (error) {
+    console.error(error);
+    show('blocked', "The code that connects this page can't be loaded. Reload the page.");
+    return new Promise(() => {}); // without a client there is nothing more to do
+  }
+}
+
+// connectionOptions returns the options for new Pusher.
+export function connectionOptions() {
+  const timeouts = { activityTimeout: ACTIVITY_MS, pongTimeout: PONG_MS };
+  const { cluster } = page;
+  if (isHosted()) return { cluster, forceTLS: true, ...timeouts };
+  const url = serverURL();
+  const tls = url.protocol === 'wss:';
+  const port = Number(url.port) || (tls ? 443 : 80);
+  return {
+    cluster: cluster || 'local', // pusher-js requires one
+    wsHost: url.hostname,
+    wsPort: port,
+    wssPort: port,
+    wsPath: url.pathname.replace(/\/$/, ''),
+    forceTLS: tls,
+    enabledTransports: ['ws'], // with or without TLS; 'wss' would try TLS on a port without it
+    ...timeouts,
+  };
+}
+
+// isHosted reports whether the server is Pusher's own.
+function isHosted() {
+  return Boolean(page.cluster && !page.socket);
+}
+
+// serverURL returns the WebSocket URL of the Channels server, without /app/KEY.
+function serverURL() {
+  const url = new URL(page.socket || (isHosted() ? `wss://ws-${page.cluster}.pusher.com` : location.origin));
+  url.protocol = url.protocol.replace('http', 'ws');
+  return url;
+}
+
+// --- The connection ---
+
+// watchConnection shows the state of the connection, finds out when it is dead, and
+// reconnects sooner than the client would by itself.
+export function watchConnection(pusher, channel) {
+  const { connection } = pusher;
+  let subscribed = false;
+  let everSubscribed = false;
+  let rejection; // why the server closed the last connection: { code, message }
+  let pongTimer;
+
+  // A page receives events only once it is subscribed.
+  channel.bind('pusher:subscription_succeeded', () => {
+    subscribed = everSubscribed = true;
+    rejection = undefined;
+    update();
+  });
+  connection.bind('error', (error) => {
+    // A close is in error.error. A message is in error: it counts if it refuses the subscription.
+    const data = error?.error?.data ?? (subscribed ? undefined : error?.data);
+    if (!data?.code) return;
+    // 42xx asks the page to reconnect, as it does anyway.
+    rejection = data.code >= 4000 && Math.floor(data.code / 100) !== 42 ? data : undefined;
+    noteLoss();
+  });
+  // pusher-js stays in the state "connected" during the second before it reconnects.
+  connection.bind('connecting_in', noteLoss);
+  connection.bind('state_change', ({ current }) => {
+    clearTimeout(pongTimer);
+    if (current === 'unavailable') rejection = undefined; // the server has not responded for 10 s
+    if (current !== 'connected') noteLoss();
+  });
+  connection.bind('message', () => clearTimeout(pongTimer));
+  addEventListener('online', verify);
+  addEventListener('online', update);
+  addEventListener('offline', update);
+  addEventListener('pageshow', (event) => event.persisted && verify());
+  document.addEventListener('visibilitychange', () => document.hidden || verify());
+  if (page.client === 'pusher-js' && !isHosted()) retrySooner(window.Pusher);
+  update(); // the first attempt may have failed before the lines above
+
+  function noteLoss() {
+    subscribed = false;
+    update();
+  }
+
+  function update() {
+    if (subscribed) show('connected', 'Connected. A click alerts every open page, this one too.');
+    else if (rejection) show(...explainRejection(rejection));
+    else if (!navigator.onLine) show(everSubscribed ? 'lost' : 'connecting', 'This device is offline. Trying again…');
+    else if (everSubscribed) show('lost', 'Connection lost. Reconnecting…');
+    else if (connection.state === 'unavailable') show('blocked', explainUnavailable());
+    else if (connection.state === 'failed') show('blocked', 'WebSockets are not available in this browser. Enable them or use another browser, then reload the page.');
+    else show('connecting', 'Connecting…');
+  }
+
+  function reconnect() {
+    pusher.disconnect();
+    pusher.connect();
+  }
+
+  // After sleep or a change of network a WebSocket may be dead, though it looks open.
+  // verify finds out sooner than the client's own pings.
+  function verify() {
+    if (connection.state === 'unavailable') reconnect();
+    if (connection.state !== 'connected') return;
+    pusher.send_event('pusher:ping', {});
+    clearTimeout(pongTimer);
+    pongTimer = setTimeout(reconnect, PONG_MS);
+  }
+
+  // After a failed attempt, pusher-js waits 15, 30, then 60 s: long for a self-hosted server
+  // that was restarted. It has no event for that, so retrySooner watches its WebSockets.
+  function retrySooner({ Runtime }) {
+    const { createWebSocket } = Runtime;
+    let newest;
+    let failures = 0;
+    Runtime.createWebSocket = (url) => {
+      const socket = createWebSocket.call(Runtime, url);
+      newest = socket;
+      socket.addEventListener('close', () => {
+        failures = subscribed ? 0 : failures + 1;
+        const wait = Math.min(RETRY_MS * 1.5 ** failures, RETRY_MAX_MS);
+        setTimeout(() => {
+          const lost = everSubscribed && !rejection && ['connecting', 'unavailable'].includes(connection.state);
+          if (lost && newest === socket) reconnect(); // no other attempt is in flight
+        }, wait * (1 + Math.random() / 2)); // not all pages at once
+      });
+      return socket;
+    };
+  }
+}
+
+function explainUnavailable() {
+  const origin = isHosted() ? '' : `, or the server may not accept pages from ${location.origin}`;
+  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. If another network or browser doesn't help, the site owner should check that address.`;
+}
+
+// explainRejection returns the state and the words for a close code of the Channels protocol.
+function explainRejection({ code, message }) {
+  const server = isHosted() ? `cluster ${page.cluster}` : 'the server';
+  const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
+  if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
+  if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
+  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts.`];
+  if (code >= 4100 && code < 4200) return ['busy', `The server accepts no connection for now (${reason}). Trying again…`];
+  return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
+}
+
+function show(state, text) {
+  page.state = state;
+  if (status.textContent !== text) status.textContent = text;
+}
+
+// --- The click ---
+
+let clicks = 0;
+let reported = 0; // the newest click whose result is shown
+
+// reportClick waits for a click's response and event, and shows what failed. The result
+// of a click never replaces that of a newer one.
+export async function reportClick(request, flight) {
+  const click = ++clicks;
+  const report = (text) => {
+    if (click < reported) return;
+    reported = click;
+    problem.textContent = text;
+  };
+  const reason = await whyFailed(request, flight);
+  report(reason);
+  if (!reason) {
+    if (await arrives(flight)) return;
+    report(page.state === 'connected'
+      ? "The server accepted the click, but its event has not reached this page. Reload the page. If that doesn't help, the site owner should check that the app and this page use the same Pusher app."
+      : "The server accepted the click, but this page is not connected, so it can't alert.");
+  }
+  turnBack(flight);
+}
+
+// whyFailed resolves to why a request failed, or ''.
+async function whyFailed(request, flight) {
+  try {
+    const response = await request;
+    const text = await response.text();
+    console.log(text);
+    if (response.ok) return '';
+    // Another type than text/plain is a proxy's error page.
+    const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
+    return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;
+  } catch (error) {
+    // An alert stops the page. While it is open, the time for the response may run out.
+    if (flight.arrived) return '';
+    console.error(error);
+    if (error.name === 'TimeoutError') return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';
+    if (!navigator.onLine) return "The server can't be reached: this device is offline.";
+    return "The server can't be reached. Check that it is running, then click again.";
+  }
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
