@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/pushertest"
 )
@@ -26,8 +27,10 @@ func npmInstall(packages ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("npm", append([]string{"install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir}, packages...)...)
-	cmd.Dir = dir
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // npm itself may wait for ever
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "npm", append([]string{"install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir}, packages...)...)
+	cmd.Dir, cmd.WaitDelay = dir, time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w %s", err, out)
 	}
