@@ -259,7 +259,6 @@ func TestTraceWithoutAlerts(t *testing.T) {
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
-			app := start(t)
 			p := newTab(t, cdn)
 			p.open(start(t).url, "connected")
 			p.do(chromedp.Evaluate[chromedp.Void]("window.alert = () => {}; undefined"))
