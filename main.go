@@ -58,10 +58,10 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	debugging := flags.Bool("debug", false, "read templates/ and static/ from disk on each request, log every\nconnection and event, have pusher-js log to the browser's console")
+	debugging := flags.Bool("debug", false, "read templates/ and static/ from disk on each request, log every\nconnection, subscription and event, and have pusher-js log to the\nbrowser's console")
 	showVersion := flags.Bool("version", false, "print the versions of this program and of Go")
 	addr := ""
-	flags.Func("addr", "listen on `HOST:PORT`, by default 127.0.0.1:5000; without HOST on all\nnetwork interfaces", func(value string) error {
+	flags.Func("addr", "listen on `HOST:PORT`, by default 127.0.0.1:5000; without HOST, on all\nnetwork interfaces", func(value string) error {
 		addr = value
 		return listen.CheckAddr(value)
 	})
@@ -79,7 +79,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stdout, "pusher-sample", version(), runtime.Version())
 		return nil
 	case command != "" && command != "trigger":
-		return fmt.Errorf("there is no command %.40q; see pusher-sample -h", command)
+		return fmt.Errorf("unknown command %.40q; see pusher-sample -h", command)
 	}
 
 	level := slog.LevelInfo
@@ -196,8 +196,8 @@ func (a *app) handler() (http.Handler, error) {
 		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.Connect(), guard.SameOrigin(a.log, mux))), nil
 }
 
-// servePush handles a click. It triggers the event even if the browser that asked for
-// it is gone by now: the click was made, and other pages are waiting for it.
+// servePush handles a click. It triggers the event even if the browser has disconnected by
+// now, because other pages are waiting for the event.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
 	a.respond(w, r, err)
@@ -240,18 +240,18 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	return guard.Serve(ctx, a.log, listener, handler)
 }
 
-// trigger triggers one event and prints how it went: the quickest test of an account.
+// trigger triggers one event and prints the result: the quickest test of an account.
 func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)
 	to, name, data := parts[0], parts[1], parts[2]
 	switch {
 	case len(args) > len(parts):
-		return errors.New("trigger accepts a channel, an event and data, nothing more: put quotes around data with spaces")
+		return errors.New("too many arguments for trigger: it accepts a channel, an event and data; put quotes around data with spaces")
 	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
 		return errors.New("the names of the channel and the event can't begin with -; flags go before trigger, see pusher-sample -h")
 	case config.Embedded():
-		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that the running pusher-sample prints")
+		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
 	if err := newClient(config, pusherapi.NewTransport(1)).Trigger(to, name, data); err != nil {
 		_, text := pusherapi.Explain(err, serverName(config))
@@ -261,13 +261,13 @@ func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	var fields map[string]any
 	json.Unmarshal([]byte(data), &fields)
 	if _, ok := fields["message"].(string); !ok && to == channel && name == event {
-		fmt.Fprintln(stdout, `The page can't show it: use JSON data with a message, such as {"message":"hi"}, in single quotes.`)
+		fmt.Fprintln(stdout, `The page can't show it: DATA must be JSON with a message, such as '{"message":"hi"}'.`)
 	}
 	return nil
 }
 
-// announce logs where the page is and which settings are in force. It prints how to use
-// an embedded server that only this machine reaches.
+// announce logs the page's address and the settings in force. If an embedded server listens
+// on a loopback address, it prints how to use that server from another terminal.
 func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	config := a.settings
 	local, network := listen.URLs(at)
@@ -300,8 +300,8 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set + "go run . trigger\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// serverName returns what messages call the server that accepts the events. Visitors of
-// the page read them; a self-hosted server's host is for the log.
+// serverName returns the Channels server's name for messages. Visitors of the page read
+// them, so the name doesn't include a self-hosted server's host.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():
@@ -321,27 +321,27 @@ func version() string {
 	return "(devel)"
 }
 
-const usage = `pusher-sample serves a page with one button. A click alerts every open page, by way of
+const usage = `pusher-sample serves a page with one button. A click alerts every open page through
 Pusher Channels.
 
   pusher-sample [-addr HOST:PORT] [-debug]          serve the page
-  pusher-sample trigger [CHANNEL [EVENT [DATA]]]    trigger one event and print how it
-                                                    went; by default test_channel
+  pusher-sample trigger [CHANNEL [EVENT [DATA]]]    trigger one event and print the
+                                                    result; by default test_channel
                                                     my_event {"message":"hello world"}
 
-Settings are environment variables, or lines NAME=value in a file .env:
+Settings are environment variables, or NAME=value lines in .env:
 
   PUSHER_URL          https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID, or the URL of
-                      any Channels server. Without it, app.cfg is read (see
-                      app.cfg.example); without both, an embedded server is used
+                      a self-hosted server. Without it, app.cfg is read (see
+                      app.cfg.example); without either, an embedded server is used
   PUSHER_CLUSTER      the app's cluster; overrides the one in PUSHER_URL or app.cfg
   PUSHER_SOCKET_URL   ws[s]://HOST[:PORT] of a self-hosted server's WebSockets, if it is
                       not the host in PUSHER_URL
-  PORT                listen on all network interfaces at this port; -addr overrides it
+  PORT                listen on this port on all network interfaces; -addr overrides it
   RATE_LIMIT          max clicks per second per client address, in bursts of ten times
                       as many; by default 1; 0 = unlimited
   TRUST_PROXY         1 behind a reverse proxy that sets X-Forwarded-For and
-                      X-Forwarded-Proto; always on at Heroku
+                      X-Forwarded-Proto; always on when deployed to Heroku
 
 Flags, before trigger:
 

@@ -1,5 +1,5 @@
 // The app in this process: what the handlers respond, and the commands of the program.
-// The benchmarks measure the handlers beside the least that a Go server can do. Tests
+// The benchmarks compare the handlers with the simplest possible Go servers. Tests
 // that run the program itself are in internal/e2e.
 package main
 
@@ -46,7 +46,7 @@ func environ(env map[string]string) []string {
 	return list
 }
 
-// newTestApp is the app, logging all to log.
+// newTestApp returns the app, which logs everything to log.
 func newTestApp(t testing.TB, config settings.Settings, log io.Writer) *app {
 	a := newApp(config, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	t.Cleanup(a.close)
@@ -253,7 +253,7 @@ func TestClickTriggersOneEvent(t *testing.T) {
 		t.Errorf("got %d %s %q", resp.StatusCode, resp.Header.Get("Content-Type"), text)
 	}
 	if n := len(upstream.Events()); n != 1 {
-		t.Fatalf("%d events were taken, want 1", n)
+		t.Fatalf("%d events were accepted, want 1", n)
 	}
 	var got struct {
 		Name, Data string
@@ -405,7 +405,7 @@ func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
 	}
 }
 
-// A panic gets a 500 and is logged with its stack; the app goes on.
+// A panic gets a 500 response and is logged with its stack; the app keeps running.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
 	a := newTestApp(t, settings.Settings{}, &log)
@@ -500,7 +500,7 @@ func TestCommandLine(t *testing.T) {
 		{"address in use", nil, []string{"-addr", taken.Addr().String()}, "", "is already in use: stop that program, or choose another address with -addr 127.0.0.1:"},
 		{"-addr overrides PORT", map[string]string{"PORT": "1"}, []string{"-addr", taken.Addr().String()}, "", taken.Addr().String() + " is already in use"},
 		{"unknown flag", nil, []string{"-x"}, "", "pusher-sample -h"},
-		{"unknown command", nil, []string{"tigger"}, "", `no command "tigger"`},
+		{"unknown command", nil, []string{"tigger"}, "", `unknown command "tigger"`},
 		{"bad port", map[string]string{"PORT": "http"}, nil, "", "PORT"},
 		{"bad URL", map[string]string{"PUSHER_URL": "https://k:hush@api-eu.pusher.com"}, nil, "", "PUSHER_URL"},
 		{"port in use", map[string]string{"PORT": port}, nil, "", "is already in use: stop that program, or choose another address with -addr :"},

@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
@@ -71,7 +72,7 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 		}
 	}
 	if err != nil {
-		s.log.Debug("refused an API request", "path", r.URL.Path, "status", err.status, "reason", err.text)
+		s.log.Debug("API request rejected", "path", r.URL.Path, "status", err.status, "reason", err.text)
 		http.Error(w, err.text, err.status)
 		return
 	}
@@ -89,7 +90,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	mismatch := new(json.UnmarshalTypeError)
 	switch err := json.Unmarshal(body, into); {
 	case errors.As(err, &mismatch):
-		return fail(http.StatusBadRequest, "In the body, %.80s can't be a JSON %.20s", mismatch.Field, mismatch.Value)
+		return fail(http.StatusBadRequest, "Invalid body: %.80s can't be a JSON %.20s", cmp.Or(mismatch.Field, "it"), mismatch.Value)
 	case err != nil:
 		return fail(http.StatusBadRequest, "The body is not JSON")
 	}
@@ -97,7 +98,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 }
 
 // authenticate checks a request's signature, and reads its body only if that is valid,
-// so that strangers can't make it read one. The order of the checks gives the most
+// so that only authenticated clients can send one. The order of the checks gives the most
 // helpful error. (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -106,7 +107,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *
 	}
 	for name, values := range query {
 		if len(values) != 1 {
-			return nil, fail(http.StatusBadRequest, "Give the query parameter %.40q once", name)
+			return nil, fail(http.StatusBadRequest, "The query parameter %.40q must appear once", name)
 		}
 	}
 	for _, name := range []string{"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"} {
@@ -134,7 +135,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *
 	}
 	text := signedText(r.Method, r.URL.Path, query)
 	if !hmac.Equal([]byte(query.Get("auth_signature")), []byte(sign(s.app.Secret, text))) {
-		return nil, fail(http.StatusUnauthorized, "Invalid signature: it must be the HMAC SHA256, in hex and with the secret of this app, of %.400q", text)
+		return nil, fail(http.StatusUnauthorized, "Invalid signature: it must be the hex HMAC-SHA256, with this app's secret, of %.400q", text)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {

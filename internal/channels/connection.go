@@ -22,7 +22,7 @@ import (
 
 // connection is a client's WebSocket. It is also the net.Conn that gws reads from
 // and writes to, so that the close frames of gws go through the queue as well:
-// exactly one leaves, after everything else.
+// exactly one is sent, after everything else.
 type connection struct {
 	net.Conn
 	server        *Server
@@ -42,11 +42,10 @@ type connection struct {
 	writingSince time.Duration // start of its current batch, since server.started
 	writer       sync.WaitGroup
 	closing      bool      // a close frame is queued: nothing may follow
-	closeBy      time.Time // when to stop waiting for the client's part of the close
+	closeBy      time.Time // deadline for the client to end the connection
 }
 
-// send queues a frame and returns at once. It closes a connection that lets too
-// many wait.
+// send queues a frame and returns at once. If the queue is full, it drops the connection.
 func (c *connection) send(frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,7 +137,7 @@ func (c *connection) closeWith(code uint16, reason string) {
 	c.enqueueClose(closeFrame(code, reason))
 }
 
-// enqueueClose queues a close frame, unless there is one. The caller holds c.mu.
+// enqueueClose queues a close frame, unless one was queued already. The caller holds c.mu.
 func (c *connection) enqueueClose(frame []byte) {
 	if c.closing {
 		return
@@ -153,7 +152,7 @@ func (c *connection) enqueueClose(frame []byte) {
 	if code < codeProtocolError || code == codeReconnect {
 		level = slog.LevelDebug
 	}
-	// The code is in the message, because a log that is bounded counts by message.
+	// The message contains the code, because a rate-limited log counts by message.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", string(frame))
 }
 
@@ -167,8 +166,8 @@ func (c *connection) drop() {
 	c.enqueueClose(closeFrame(codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect."))
 }
 
-// check drops a connection that is stuck, closes one that is silent, and pings one
-// that has been idle for a while.
+// check drops the connection if a write is stuck, closes it if the client has not responded
+// to a ping, and pings a client that has been idle for a while.
 func (c *connection) check(now time.Duration) {
 	c.messages.Store(0)
 	c.received.Store(0)
@@ -185,7 +184,7 @@ func (c *connection) check(now time.Duration) {
 	}
 }
 
-// Read reads for gws. It bounds the bytes, which also bounds frames that are no
+// Read reads for gws. It limits the bytes received, which also limits frames that are not
 // messages, such as empty fragments.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
@@ -211,14 +210,14 @@ func (c *connection) Write(b []byte) (int, error) {
 // still be in the queue. read closes the connection.
 func (c *connection) Close() error { return nil }
 
-// read passes the client's messages to handle, until a close frame or an error ends
-// the WebSocket, and then ends the TCP connection: closed while data is unread, it
-// would be reset, and the client could lose the close frame.
+// read passes the client's messages to handle until a close frame or an error ends the
+// WebSocket. It then discards what the client still sends before it closes the connection:
+// unread data would cause a TCP reset, and the client could lose the close frame.
 func (c *connection) read(ws *gws.Conn) {
 	defer c.server.remove(c)
 	if !c.readMessages(ws) {
-		// gws reads no further, but browsers regard a close as clean only if the
-		// connection stays until they have answered with a close frame.
+		// gws has stopped reading, but browsers report a clean close only if the
+		// connection stays open until they have sent a close frame.
 		c.discardUntil(time.Now().Add(lingerTime))
 	}
 	c.writer.Wait()
@@ -273,7 +272,7 @@ func (handler) OnMessage(ws *gws.Conn, m *gws.Message) {
 	if !c.accept() {
 		return
 	}
-	// On a stack of its own: decoding JSON needs one of 8 KB, which the reading
+	// In another goroutine: decoding JSON needs a stack of 8 KB, which the reading
 	// goroutine would keep as long as the connection lasts.
 	handled := make(chan struct{})
 	go func() {

@@ -30,8 +30,8 @@ func (t *tamper) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// FuzzSignature has pusher-http-go sign requests: those are taken, whatever they
-// hold, and refused if any byte of the query or the body is changed on the way.
+// FuzzSignature has pusher-http-go sign requests. The server accepts their signatures,
+// whatever they contain, but not if any byte of the query or the body was changed.
 func FuzzSignature(f *testing.F) {
 	f.Add("hit", "data", "secret", uint16(0), byte(1), false)
 	f.Add("", "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!", "", uint16(40), byte(32), true)
@@ -60,13 +60,13 @@ func FuzzSignature(f *testing.F) {
 		}
 		client.TriggerMulti([]string{"a"}, "hit", "data")
 		if wire.status < 400 {
-			t.Errorf("a request that was changed on the way is taken with status %d", wire.status)
+			t.Errorf("a request that was changed in transit is accepted with status %d", wire.status)
 		}
 	})
 }
 
-// FuzzMessages sends anything as a client's message: the connection lives on,
-// and what comes back is a message each.
+// FuzzMessages handles arbitrary text as a client's message: the server sends at most one
+// message in response, and removes all subscriptions with the connection.
 func FuzzMessages(f *testing.F) {
 	for _, seed := range []string{
 		`{"event":"pusher:ping","data":{}}`, `{"event":"pusher:subscribe","data":{"channel":"a"}}`,

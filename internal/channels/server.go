@@ -52,8 +52,8 @@ const (
 	maxBody          = 1 << 20  // bytes: a full batch, however its JSON is escaped
 	maxClockSkew     = 600      // seconds between auth_timestamp and now; Pusher's
 
-	// What waits for slow subscribers. The subscribers of a channel share its frames:
-	// each queue holds only a slice of 24 bytes for a frame.
+	// Queues of slow subscribers. The subscribers of a channel share its frames: each
+	// queue needs only 24 bytes per frame, for a slice.
 	maxQueuedBytes  = 16 << 20 // of one connection: 1,600 of the largest events
 	maxQueuedFrames = 8192     // of one connection
 	maxQueuedTotal  = 1 << 20  // frames of all connections
@@ -61,10 +61,10 @@ const (
 
 	activityTimeout = 120 // seconds, sent to clients: they ping after this much silence
 	sweepInterval   = 5 * time.Second
-	pingAfter       = 25 * time.Second // of silence; Heroku's router cuts after 55 s
+	pingAfter       = 25 * time.Second // of silence; Heroku's router disconnects after 55 s
 	dropAfter       = 60 * time.Second // of silence, so at least one ping went unanswered
 	writeTimeout    = 10 * time.Second // for a client to accept a batch
-	closeTimeout    = 2 * time.Second  // for a client to answer a close
+	closeTimeout    = 2 * time.Second  // for a client's close frame
 	lingerTime      = 300 * time.Millisecond
 )
 
@@ -101,8 +101,8 @@ type Options struct {
 	// than 20,000; 0 means 20,000.
 	MaxConnections int
 
-	// ClientAddress returns the address that a request came from. Each may hold open
-	// 500 WebSockets at one time. If it is nil, there is no such limit.
+	// ClientAddress returns the address of a request's client. Each address may have 500
+	// WebSockets open at one time. If ClientAddress is nil, there is no such limit.
 	ClientAddress func(*http.Request) netip.Prefix
 }
 
@@ -118,17 +118,17 @@ type Server struct {
 	open     sync.WaitGroup     // one for each connection
 	queued   atomic.Int64       // frames in all queues
 
-	mu          sync.Mutex // held while an event is published: all subscribers receive events in one order
+	mu          sync.Mutex // held while an event is published: all subscribers receive events in the same order
 	closed      bool
 	lastID      uint64
 	connections map[*connection]struct{}
 	clients     map[netip.Prefix]int     // connections by client address
-	channels    map[string][]*connection // subscribers; a slice keeps the memory in order
+	channels    map[string][]*connection // subscribers, in slices so that publish reads memory in order
 }
 
-// New returns a running server for app. The caller must call Close to end it. It logs
-// connections, subscriptions and events to log at level debug, and at higher levels
-// what goes wrong: clients can repeat that without end, so log must be bounded.
+// New returns a running server for app. The caller must call Close when done. The server
+// logs connections, subscriptions and events at level debug, and problems at higher levels.
+// Clients can cause any number of problems, so log should limit repeated messages.
 func New(app App, options Options, log *slog.Logger) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
@@ -161,8 +161,8 @@ func New(app App, options Options, log *slog.Logger) *Server {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close asks every client to reconnect at once (close code 4200) and ends all
-// connections, for which it waits up to 5 s. The server accepts no new ones.
+// Close stops accepting connections, asks every client to reconnect at once (close code
+// 4200), and waits up to 5 s until all connections have ended.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -182,9 +182,9 @@ func (s *Server) Close() {
 	}
 }
 
-// serveWebSocket upgrades a request to a WebSocket. The server sends what is wrong
-// with the origin, the key or the protocol over the WebSocket, because browsers hide
-// a failed handshake's reason from the page.
+// serveWebSocket upgrades a request to a WebSocket. The server sends origin, key
+// and protocol errors over the WebSocket, because browsers hide handshake failures from
+// pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !isHandshake(r.Header) {
 		s.log.Info("WebSocket handshake failed")
@@ -211,7 +211,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &connection{Conn: netConn, server: s}
-	// What clients send is short, and the buffer is held for each connection.
+	// A small buffer: messages from clients are short, and each connection holds one.
 	ws, err := s.upgrader.UpgradeFromConn(c, bufio.NewReaderSize(c, 512), r)
 	if err != nil { // the client is gone
 		netConn.Close()
@@ -324,8 +324,8 @@ func (s *Server) unsubscribe(c *connection, channel string) {
 	}
 }
 
-// removeSubscriber removes c from a channel: the last subscriber takes its place. The
-// caller holds s.mu.
+// removeSubscriber removes c from a channel by moving the last subscriber to its place.
+// The caller holds s.mu.
 func (s *Server) removeSubscriber(channel string, c *connection) {
 	subscribers := s.channels[channel]
 	end := len(subscribers) - 1
@@ -336,7 +336,7 @@ func (s *Server) removeSubscriber(channel string, c *connection) {
 	}
 }
 
-// publish queues events for all their subscribers. It waits for none of them.
+// publish queues events for all their subscribers. It never waits for a client.
 func (s *Server) publish(events []event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -385,7 +385,7 @@ func (s *Server) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		now := time.Since(s.started) // monotonic: a clock that is set cuts nobody off
+		now := time.Since(s.started) // monotonic: setting the clock disconnects nobody
 		for c := range s.connections {
 			c.check(now)
 		}
@@ -393,10 +393,10 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// allowedOrigin reports whether a WebSocket may be opened by the page that asks for
-// it: a page of the same host, or, on one machine, of another program there. Requests
-// without an Origin come from programs. The scheme is not compared, because a proxy
-// may end TLS.
+// allowedOrigin reports whether the page in the Origin header may open a WebSocket: it must
+// be from the same host and port or, on one machine, from another loopback port. Requests
+// without an Origin come from programs other than browsers. The scheme is not compared,
+// because a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

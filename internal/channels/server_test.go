@@ -29,11 +29,11 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-const patience = 10 * time.Second // for what should come; never waited out when it does
+const patience = 10 * time.Second // limit for what should arrive; a test that passes never waits that long
 
 var app = App{ID: "1", Key: "local", Secret: "a-secret"}
 
-// start runs a server, and gives a real client for its HTTP API.
+// start starts a server and returns it with a pusher-http-go client for its HTTP API.
 func start(t testing.TB) (*httptest.Server, *pusher.Client) {
 	t.Helper()
 	embedded := New(app, Options{}, slog.New(slog.DiscardHandler))
@@ -154,17 +154,17 @@ func (s *subscriber) next() message {
 		}
 		s.t.Fatal("connection closed: ", err)
 	case <-time.After(patience):
-		s.t.Fatal("no message came")
+		s.t.Fatal("timed out waiting for a message")
 	}
 	panic("unreachable")
 }
 
-// silent checks that nothing came: the answer to a ping comes first.
+// silent checks that no message was sent: the next one is the pong for its ping.
 func (s *subscriber) silent() {
 	s.t.Helper()
 	s.send(`{"event":"pusher:ping","data":{}}`)
 	if m := s.next(); m.Event != "pusher:pong" {
-		s.t.Fatalf("came, and should not have: %+v", m)
+		s.t.Fatalf("unexpected message: %+v", m)
 	}
 }
 
@@ -259,7 +259,7 @@ func TestSubscriberChurn(t *testing.T) {
 			s.send(`{"event":"pusher:subscribe","data":{"channel":"` + name + `"}}`)
 			s.next()
 			there[i][name] = true
-		case random.IntN(4) == 0: // goes altogether
+		case random.IntN(4) == 0: // disconnects
 			s.conn.WriteClose(1000, nil)
 			s.closeCode()
 			subscribers[i], there[i] = connect(t, server), map[string]bool{}
@@ -287,7 +287,7 @@ func TestMessages(t *testing.T) {
 	tests := []struct {
 		name string
 		send string
-		want string // event of the answer
+		want string // event of the response
 		text string // in its data
 	}{
 		{"ping", `{"event":"pusher:ping","data":{}}`, "pusher:pong", "{}"},
@@ -388,8 +388,8 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
-// What a server closes is in its log, with the reason: a page can't tell the person
-// who runs the server.
+// The server logs the connections that it closes, with the reason: a page can't tell the
+// server's operator.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, nil)))
@@ -464,7 +464,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// handshake asks for a WebSocket, with header in place of what is usual.
+// handshake requests a WebSocket. header replaces the usual headers.
 func handshake(t *testing.T, server *httptest.Server, header http.Header) (status int) {
 	t.Helper()
 	r, _ := http.NewRequest("GET", server.URL+path, nil)
@@ -483,7 +483,7 @@ func handshake(t *testing.T, server *httptest.Server, header http.Header) (statu
 	return resp.StatusCode
 }
 
-// call is one call of the HTTP API; each test changes one thing of a good one.
+// call is a call of the HTTP API. Each test changes one thing in a valid call.
 type call struct {
 	method, path string
 	secret       string
@@ -616,7 +616,7 @@ func TestHTTPAPI(t *testing.T) {
 	}
 }
 
-// A batch is taken whole or not at all.
+// A batch is accepted as a whole or not at all.
 func TestBatchIsAtomic(t *testing.T) {
 	server, client := start(t)
 	s := connect(t, server, "a")
@@ -625,12 +625,12 @@ func TestBatchIsAtomic(t *testing.T) {
 		{Channel: "a", Name: "", Data: "x"},
 	})
 	if err == nil {
-		t.Error("a batch with an event that has no name was taken")
+		t.Error("a batch with an event that has no name was accepted")
 	}
 	s.silent()
 }
 
-// A subscriber that does not read is dropped, and told so once it reads again; the
+// A subscriber that does not read is dropped, and receives the reason once it reads; the
 // others receive everything, in order.
 func TestSlowSubscriberIsDropped(t *testing.T) {
 	s := New(app, Options{}, slog.New(slog.DiscardHandler))
@@ -673,7 +673,8 @@ func dialRaw(t testing.TB, server *httptest.Server) *rawClient {
 	return newRawClient(t, conn, path).established()
 }
 
-// A client's mistake ends its own connection, with one close frame, and no other.
+// A malformed message closes the connection that it came from, with one close frame, and
+// no other.
 func TestMalformedMessages(t *testing.T) {
 	many := strings.Repeat
 	tests := []struct {
@@ -726,9 +727,9 @@ func TestOrder(t *testing.T) {
 	server, client := start(t)
 	client.HTTPClient.Transport.(*http.Transport).MaxIdleConnsPerHost = 8
 	const senders, events, subscribers = 8, 50, 20
-	var heard []*subscriber
+	var received []*subscriber
 	for range subscribers {
-		heard = append(heard, connect(t, server, "a"))
+		received = append(received, connect(t, server, "a"))
 	}
 	var sending sync.WaitGroup
 	for s := range senders {
@@ -741,7 +742,7 @@ func TestOrder(t *testing.T) {
 		})
 	}
 	sending.Wait()
-	for _, h := range heard {
+	for _, h := range received {
 		next := map[string]int{}
 		for range senders * events {
 			m := h.next()
@@ -759,7 +760,7 @@ func TestClose(t *testing.T) {
 	defer server.Close()
 	s := connect(t, server, "a")
 	raw := dialRaw(t, server)
-	unresponsive := dialRaw(t, server) // never answers the close
+	unresponsive := dialRaw(t, server) // never responds to the close
 	client := &pusher.Client{AppID: app.ID, Key: app.Key, Secret: app.Secret, Host: strings.TrimPrefix(server.URL, "http://")}
 	if err := client.Trigger("a", "last", "x"); err != nil {
 		t.Fatal(err)
@@ -776,7 +777,7 @@ func TestClose(t *testing.T) {
 	}
 	<-closed
 	if _, err := io.Copy(io.Discard, unresponsive.conn); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error("a client that does not answer is still connected")
+		t.Error("a client that does not respond is still connected")
 	}
 	if status := handshake(t, server, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("a new connection gets %d, want 503", status)
@@ -819,23 +820,22 @@ func TestCloseWhileClientsConnect(t *testing.T) {
 	}
 }
 
-// counter counts what a subscriber hears, for all subscribers together.
+// counter counts the messages that all subscribers together receive.
 type counter struct {
 	gws.BuiltinEventHandler
-	heard *atomic.Int64
-	want  *atomic.Int64
-	all   chan bool
+	received *atomic.Int64
+	want     *atomic.Int64
+	all      chan bool
 }
 
 func (c counter) OnMessage(_ *gws.Conn, m *gws.Message) {
 	m.Close()
-	if c.heard.Add(1) == c.want.Load() {
+	if c.received.Add(1) == c.want.Load() {
 		c.all <- true
 	}
 }
 
-// loop is the least that can do a fan-out: it writes a ready-made frame to one
-// connection after the other.
+// loop is a minimal fan-out: it writes a prepared frame to each connection in turn.
 type loop struct {
 	upgrader *gws.Upgrader
 	mu       sync.Mutex
@@ -867,8 +867,8 @@ func (l *loop) trigger() error {
 	return nil
 }
 
-// BenchmarkFanout is one event on its way from the trigger to the last of its
-// subscribers; the floor writes to one after the other, and neither signs nor checks.
+// BenchmarkFanout measures an event from the trigger to its last subscriber. The baseline
+// writes to each subscriber in turn, and neither signs nor checks anything.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{1, 100, 1000, 5000} {
 		server, client := start(b)
@@ -876,17 +876,17 @@ func BenchmarkFanout(b *testing.B) {
 			benchmarkFanout(b, server, n, func() error { return client.Trigger("c", "event", "data") })
 		})
 		least := &loop{upgrader: gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)}
-		floor := httptest.NewServer(least)
-		b.Cleanup(floor.Close)
-		b.Run(fmt.Sprint(n, "/floor"), func(b *testing.B) {
+		baseline := httptest.NewServer(least)
+		b.Cleanup(baseline.Close)
+		b.Run(fmt.Sprint(n, "/baseline"), func(b *testing.B) {
 			least.conns = nil
-			benchmarkFanout(b, floor, n, least.trigger)
+			benchmarkFanout(b, baseline, n, least.trigger)
 		})
 	}
 }
 
 func benchmarkFanout(b *testing.B, server *httptest.Server, n int, trigger func() error) {
-	c := counter{heard: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
+	c := counter{received: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
 	c.want.Store(2 * int64(n)) // connected, subscribed
 	for range n {
 		conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(server.URL, "http") + path})
@@ -899,7 +899,7 @@ func benchmarkFanout(b *testing.B, server *httptest.Server, n int, trigger func(
 	}
 	<-c.all
 	for b.Loop() {
-		c.want.Store(c.heard.Load() + int64(n))
+		c.want.Store(c.received.Load() + int64(n))
 		if err := trigger(); err != nil {
 			b.Fatal(err)
 		}

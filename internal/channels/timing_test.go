@@ -28,10 +28,10 @@ func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 	})
 }
 
-func TestQuietClientIsPingedInTimeForHeroku(t *testing.T) {
+func TestIdleClientIsPingedInTimeForHeroku(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		c := dialPipe(t, p).established()
-		for range 5 { // minutes of silence but for pings, answered
+		for range 5 { // minutes of nothing but pings and pongs
 			start := time.Now()
 			head, _ := c.frame()
 			if head != 0x89 {
@@ -52,7 +52,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 		start := time.Now()
 		pings := 0
 		for {
-			head, payload := c.frame() // reads, but never answers
+			head, payload := c.frame() // reads, but never responds
 			if head == 0x89 {
 				pings++
 				continue

@@ -64,8 +64,7 @@ func browser(t testing.TB) context.Context {
 }
 
 // The first test that needs a page tries the essential path. If the page is broken,
-// that test fails, and all others are skipped rather than wait in turn for what can't
-// happen.
+// that test fails, and all others are skipped instead of timing out in turn.
 var (
 	tryPage    sync.Once
 	brokenPage string // what failed; empty if the page works

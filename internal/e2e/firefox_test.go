@@ -13,7 +13,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-// It does not run beside other tests: the server gives a browser 2 s to answer a close.
+// Not parallel with other tests: the server waits only 2 s for a browser's close frame.
 func TestFirefox(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it needs a browser; -short leaves it out")

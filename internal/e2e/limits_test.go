@@ -1,5 +1,4 @@
-// Proves what strangers meet: the limit on connections, and the refusal of other sites'
-// pages.
+// Proves that the program limits connections and rejects requests from other sites' pages.
 package e2e
 
 import (
@@ -16,7 +15,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// With few file descriptors, more clients are told to come back later (4100) rather than
+// With few file descriptors, excess clients are asked to reconnect later (4100) rather than
 // left without a response, and the page is still served.
 func TestFewFileDescriptors(t *testing.T) {
 	t.Parallel()
@@ -47,8 +46,8 @@ func TestFewFileDescriptors(t *testing.T) {
 	pushertest.Request(t, "GET", app.url)
 }
 
-// Only a trusted proxy may pass on requests for other hosts than this machine, and then
-// its word on TLS counts.
+// Only a trusted proxy may pass on requests for other hosts than this machine, and say
+// that a request came over TLS.
 func TestOtherHosts(t *testing.T) {
 	t.Parallel()
 	for trust, want := range map[string]int{"": http.StatusMisdirectedRequest, "1": http.StatusOK} {
@@ -73,8 +72,8 @@ func TestOtherHosts(t *testing.T) {
 	}
 }
 
-// The page of another site points its own name at 127.0.0.1, to be of the same origin as
-// the program of the person who has it open; or it opens a WebSocket as what it is.
+// Another site's page can neither read the app by pointing its own name at 127.0.0.1 (DNS
+// rebinding) nor open a WebSocket from its own origin.
 func TestOtherSites(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -29,8 +29,8 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
-	// The results depend on the program, the browsers and npm. go test sees none of
-	// them, and without this log of what it can see it never shows an old result.
+	// The results depend on the program, the browsers and npm. go test can't
+	// see them; without its log of files and variables, it never caches a result.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
 	flag.Set("test.parallel", "6") // they wait more than they work

@@ -1,5 +1,5 @@
-// Proves that no event is lost and nothing is left behind while clients come and go,
-// click and send nonsense, for as long as the variable SOAK says.
+// Proves that no event is lost and nothing leaks while clients connect, click, send invalid
+// messages and disconnect. The variable SOAK sets the duration.
 package e2e
 
 import (
@@ -88,7 +88,7 @@ func TestSoak(t *testing.T) {
 		t.Errorf("responses to clicks: %v", clicks.Responses())
 	}
 	pushertest.WaitFor(t, "the events of all clicks", func() bool { return received.Load() >= int64(ok) })
-	t.Logf("%v: %d connections, %d messages of nonsense, %d clicks", length, connections.Load(), messages.Load(), ok)
+	t.Logf("%v: %d connections, %d invalid messages, %d clicks", length, connections.Load(), messages.Load(), ok)
 
 	pushertest.WaitFor(t, "connections to be closed", func() bool { return app.openFiles() <= filesBefore })
 	heap := 0

@@ -154,7 +154,7 @@ func TestStopClosesUnusedConnections(t *testing.T) {
 	}
 }
 
-// A log that nobody reads blocks whoever writes to it, but not the end of the program.
+// A log that nobody reads blocks its writers, but the program still ends.
 func TestStopWithBlockedLog(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

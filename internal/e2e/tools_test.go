@@ -1,4 +1,4 @@
-// Says which tests were skipped for lack of a tool, and what to install.
+// Says how many tests were skipped because a tool is missing, and what to install.
 package e2e
 
 import (
@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tool is what some tests need beside Go, and the Debian package that has it.
+// tool is what some tests need besides Go, and the Debian package that has it.
 type tool struct{ name, debian string }
 
 var (

@@ -13,11 +13,10 @@ import (
 	"strings"
 )
 
-// Headers sets the security headers of every response. The page may load scripts
-// from its own origin and from scripts, connect to its own origin and to connect,
-// each a list of CSP source expressions (CSP Level 3, section 2.3.1), and load
-// nothing else. If a trusted proxy received the request over TLS, browsers are told
-// to use only TLS for a year (RFC 6797).
+// Headers sets the security headers of every response. The page may use its own origin
+// for scripts, connections, styles, images and forms; scripts and connect, lists of CSP
+// source expressions (CSP Level 3, section 2.3.1), allow more origins. If a trusted proxy
+// received the request over TLS, browsers must use TLS for a year (RFC 6797).
 func Headers(trustProxy bool, scripts, connect []string, next http.Handler) http.Handler {
 	policy := strings.Join([]string{
 		"default-src 'none'",
@@ -49,16 +48,16 @@ func Headers(trustProxy bool, scripts, connect []string, next http.Handler) http
 func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Info("cross-site request rejected")
-		http.Error(w, "Another site's page sent this request, and clicks are accepted from this site's own page only. Open that page and click there.", http.StatusForbidden)
+		log.Info("cross-origin request rejected")
+		http.Error(w, "Another site's page sent this request. Only clicks on this site's own page are accepted: open it and click there.", http.StatusForbidden)
 	}))
 	return p.Handler(next)
 }
 
-// RejectRebinding rejects with 421 a request whose Host is neither localhost nor an IP
-// address. It is for a server that listens on a loopback address: the page of any site
-// could otherwise point its own name at 127.0.0.1 and then, as the same origin, read
-// and click here (DNS rebinding).
+// RejectRebinding rejects requests whose Host is neither localhost nor an IP address with
+// 421. It protects a server on a loopback address from DNS rebinding: any site could
+// otherwise point its own name at 127.0.0.1 and, as the same origin, read the page and
+// click.
 func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxClients bounds the memory of RateLimit: about 200 bytes per client. When more
-// come, all start afresh; the limit for all clients together holds on.
+// maxClients bounds the memory of RateLimit: about 200 bytes per client. If there are more
+// clients, the limits of all are reset, but not the limit for all together.
 const maxClients = 1 << 14
 
 // RateLimit lets each client make perSecond requests a second, in bursts of ten times
-// as many (at least one), and all clients together 20 times as much. More get 429 or
-// 503. 0 turns both limits off. client returns whom a request counts for.
+// as many (at least one), and all clients together 20 times as many. The rest get 429 or
+// 503. 0 turns both limits off. client identifies the client of a request.
 func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next
@@ -42,11 +42,11 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 		mu.Unlock()
 		switch {
 		case !limiter.Allow():
-			log.Info("click rejected: over the rate limit of its client")
+			log.Info("click rejected: client over its rate limit")
 			w.Header().Set("Retry-After", strconv.Itoa(wait))
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
 		case !everybody.Allow():
-			log.Info("click rejected: over the rate limit of all clients together")
+			log.Info("click rejected: all clients together over their rate limit")
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "Too many clicks from all visitors together. Wait a moment, then click again.", http.StatusServiceUnavailable)
 		default:
@@ -72,8 +72,8 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	})
 }
 
-// ClientAddress returns the function that tells clients apart: by IPv4 address or by
-// IPv6 /56, which providers give to one customer (RFC 6177). Behind a trusted proxy
+// ClientAddress returns a function that identifies clients by IPv4 address or IPv6 /56,
+// which providers assign to one customer (RFC 6177). Behind a trusted proxy
 // the address is the last entry of X-Forwarded-For, written by the proxy; earlier
 // entries can be forged. If there are several such headers, it is unknown which one
 // the proxy wrote, and the address is the connection's. All clients whose address

@@ -93,7 +93,7 @@ func TestNoRateLimit(t *testing.T) {
 	}
 }
 
-// The memory is bounded, however many clients come: they all start afresh.
+// Memory is bounded, however many clients there are: the limits of all are reset.
 func TestRateLimitForgets(t *testing.T) {
 	h := limited(0.1) // bursts of one
 	const first = "192.0.2.1:1"
@@ -110,7 +110,7 @@ func TestRateLimitForgets(t *testing.T) {
 }
 
 func TestMaxInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // which reports a request that waits for ever
+	synctest.Test(t, func(t *testing.T) { // which reports a request that blocks forever
 		inside, leave := make(chan bool), make(chan bool)
 		h := MaxInFlight(noLog, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			inside <- true

@@ -13,9 +13,9 @@ const (
 	maxMessages = 100 // different messages that it counts
 )
 
-// LimitLog returns a handler that passes on to next up to 5 records a minute with the same
-// message, and at the end of the minute one that says how many more there were of each:
-// whatever strangers repeat can't fill the log. Records below slog.LevelInfo all pass.
+// LimitLog returns a handler that passes up to 5 records with the same message a minute to
+// next, and then one that says how many more there were, so that repeated requests can't
+// fill the log. All records below slog.LevelInfo pass.
 func LimitLog(next slog.Handler) slog.Handler {
 	return limitedLog{next, &repeats{log: slog.New(next), seen: make(map[string]int)}}
 }
@@ -47,7 +47,7 @@ type repeats struct {
 }
 
 func (p *repeats) allow(message string) bool {
-	// net/http's messages go on with an address that differs each time.
+	// net/http's messages continue with an address that differs each time.
 	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
 		message = message[:i]
 	}
@@ -75,6 +75,6 @@ func (p *repeats) summarize() {
 		}
 	}
 	if more != nil {
-		p.log.Warn("more of the same in the last minute", more...)
+		p.log.Warn("suppressed repeated messages in the last minute", more...)
 	}
 }

@@ -49,7 +49,7 @@ func TestLimitLog(t *testing.T) {
 	if !strings.Contains(got, "4100") || !strings.Contains(got, "4200") {
 		t.Error("a message that isn't repeated was left out")
 	}
-	if want := `level=WARN msg="more of the same in the last minute" "malformed frame"=995` + "\n"; !strings.HasSuffix(got, want) {
+	if want := `level=WARN msg="suppressed repeated messages in the last minute" "malformed frame"=995` + "\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("the log ends with %q, want %q", got[max(0, len(got)-200):], want)
 	}
 }

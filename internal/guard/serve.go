@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// How long stopping may take, from the signal on.
+// Time limits for shutting down, counted from the signal.
 const (
 	unusedTime  = 200 * time.Millisecond // for the first byte on a connection
-	requestTime = 6 * time.Second        // for requests in flight; a click needs 5 s at most
+	requestTime = 6 * time.Second        // for in-flight requests; a click needs 5 s at most
 	stopTime    = 9 * time.Second        // for all of it
 )
 
-// StopContext returns a context that ends with ctx or at SIGINT or SIGTERM. The process
-// must then end by itself: a second signal ends it, and so does the time, 9 s after
-// the first, unless done has been called.
+// StopContext returns a context that is canceled with ctx or by SIGINT or SIGTERM. The
+// caller must then call done within 9 s, or the process exits with status 1. A second
+// signal ends the process at once.
 func StopContext(ctx context.Context) (stopping context.Context, done func()) {
 	stopping, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	ended := make(chan struct{})
@@ -39,7 +39,7 @@ func StopContext(ctx context.Context) (stopping context.Context, done func()) {
 }
 
 // Serve serves handler on listener until ctx ends. Then it accepts no more connections
-// and lets requests in flight finish within 6 s. Hijacked connections stay open.
+// and lets in-flight requests finish within 6 s. Hijacked connections stay open.
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
 	server := Server(log, handler)
 	served := make(chan error, 1)
@@ -49,11 +49,11 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 		return err
 	case <-ctx.Done():
 	}
-	log.Info("shutting down: finishing in-flight clicks, asking pages to reconnect")
+	log.Info("shutting down: finishing in-flight clicks")
 	late, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
 	if err := server.Shutdown(late); err != nil {
-		log.Warn("some requests took too long and were cut off")
+		log.Warn("closed connections whose requests took too long")
 		server.Close()
 	}
 	return nil

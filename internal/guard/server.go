@@ -15,9 +15,9 @@ import (
 const connectionMemory = 224 << 10
 
 // Server returns a server for handler that limits slow clients: 5 s to send a request,
-// 8 KB of headers (else 431), 20 s to receive the response, 2 minutes idle. It keeps as
-// many connections open as fit into the memory (2,340 into 512 MB, but at least 400) and
-// into a quarter of the files that the process may open; WebSockets don't count.
+// 8 KB of headers (else 431), 20 s to receive the response, 2 minutes idle. It limits
+// open connections to as many as fit in memory (2,340 in 512 MB, but at least 400) and to a
+// quarter of the process's limit on open files; WebSockets don't count.
 func Server(log *slog.Logger, handler http.Handler) *http.Server {
 	s := &http.Server{
 		Handler:        handler,
@@ -31,16 +31,16 @@ func Server(log *slog.Logger, handler http.Handler) *http.Server {
 	return s
 }
 
-// limitConnections lets s keep n connections open. One more takes the place of the one that
-// has waited the longest for a complete request. Shutdown closes all that wait, such as
-// those that browsers open in advance; by itself it waits 5 s for the first byte on each.
+// limitConnections limits s to n open connections. A new one beyond them replaces the one
+// that has waited longest for a request's headers. Shutdown closes all that wait, such as
+// those that browsers open in advance; net/http alone would wait 5 s for each.
 func limitConnections(s *http.Server, log *slog.Logger, n int) {
 	type connection struct {
 		net.Conn
 		waiting bool
 	}
 	var mu sync.Mutex
-	all := list.New() // of *connection, by the time since when they wait
+	all := list.New() // of *connection; those that have waited longest come first
 	elements := make(map[net.Conn]*list.Element)
 	closeWaiting := func(most int) (closed int) {
 		mu.Lock()
@@ -60,7 +60,7 @@ func limitConnections(s *http.Server, log *slog.Logger, n int) {
 			select {
 			case slots <- struct{}{}:
 			default:
-				log.Warn("too many open connections: those that have waited the longest are closed")
+				log.Warn("too many open connections: closing those that have waited longest")
 				closed := closeWaiting(1)
 				s.SetKeepAlivesEnabled(closed > 0) // if none waits, the next to finish is closed
 				slots <- struct{}{}
@@ -72,7 +72,7 @@ func limitConnections(s *http.Server, log *slog.Logger, n int) {
 		switch state {
 		case http.StateNew:
 			elements[conn] = all.PushBack(&connection{conn, true})
-		case http.StateActive, http.StateIdle: // a complete request has arrived, or been responded to
+		case http.StateActive, http.StateIdle: // after a request's headers, or after the response
 			elements[conn].Value.(*connection).waiting = state == http.StateIdle
 			all.MoveToBack(elements[conn])
 		case http.StateHijacked, http.StateClosed:

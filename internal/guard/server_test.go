@@ -62,7 +62,7 @@ func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	})
 }
 
-// A request that arrives at a byte a second is given up in time.
+// A request that arrives at a byte a second times out.
 func TestSlowRequests(t *testing.T) {
 	const limit = 5 * time.Second
 	tests := []struct {
@@ -170,7 +170,7 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// A thousand idle connections cost little, hinder nobody and end.
+// A thousand idle connections use little memory, block no request, and time out.
 func TestIdleConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		before := heap()
@@ -221,7 +221,7 @@ func TestTooManyIdleConnections(t *testing.T) {
 	})
 }
 
-// Slow requests, however many, hinder nobody: the slowest give way.
+// Slow requests, however many, block nobody: the slowest are closed.
 func TestTooManySlowConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		start := time.Now()

@@ -1,5 +1,5 @@
-// Package listen is about the address that the app listens on: whether it is valid, why
-// it can't be opened, and the URLs that lead there.
+// Package listen checks the address to listen on, explains why listening failed, and
+// returns the URLs of the page.
 package listen
 
 import (
@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// On Windows these errors have numbers of their own, which errors.Is does not take for
-// those of package syscall.
+// Windows error codes. On Windows, syscall.EACCES and syscall.EADDRINUSE have invented
+// values that no error has.
 const (
 	wsaAccess    = syscall.Errno(10013)
 	wsaAddrInUse = syscall.Errno(10048)
@@ -36,7 +36,7 @@ func Explain(err error, addr string) error {
 	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, wsaAddrInUse):
 		return fmt.Errorf("%s is already in use: stop that program, or choose another address with -addr %s", addr, NextAddr(addr))
 	case errors.Is(err, syscall.EACCES), errors.Is(err, wsaAccess):
-		return fmt.Errorf("no permission to listen on %s: choose a port above 1023 with -addr, such as -addr 127.0.0.1:8080", addr)
+		return fmt.Errorf("no permission to listen on %s: choose another port with -addr, such as -addr 127.0.0.1:8080", addr)
 	default:
 		return fmt.Errorf("can't listen on %s (%w): choose an address of this machine with -addr, such as -addr 127.0.0.1:5001", addr, err)
 	}
@@ -49,9 +49,9 @@ func NextAddr(addr string) string {
 	return net.JoinHostPort(host, strconv.Itoa(n%65535+1))
 }
 
-// URLs returns the page's URL for this machine's browser, and those at which other
-// devices on the network may find it if at is on all interfaces. None says localhost:
-// on macOS, AirPlay can be there.
+// URLs returns the page's URL for this machine and, if at is on all interfaces, those for
+// other devices on the network. None of them says localhost, because AirPlay may listen
+// there on macOS.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

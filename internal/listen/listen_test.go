@@ -41,8 +41,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{syscall.EADDRINUSE, ":80 is already in use"},
 		{syscall.Errno(10048), ":80 is already in use"}, // WSAEADDRINUSE
-		{syscall.EACCES, "no permission to listen on :80: choose a port above 1023"},
-		{syscall.Errno(10013), "no permission to listen on :80: choose a port above 1023"}, // WSAEACCES
+		{syscall.EACCES, "no permission to listen on :80: choose another port"},
+		{syscall.Errno(10013), "no permission to listen on :80: choose another port"}, // WSAEACCES
 		{syscall.EADDRNOTAVAIL, "can't listen on :80 ("},
 		{errors.New("lookup nohost: no such host"), "can't listen on :80 ("},
 	} {

@@ -1,5 +1,5 @@
-// What becomes of events when the server closes connections. Bytes take a while to
-// arrive, by the clock of a synctest bubble: a click and a close can cross on the way.
+// Tests what happens to events when the server closes connections. Bytes take time to
+// arrive, on synctest's clock, so a click and a close can cross in transit.
 package pusherapi
 
 import (
@@ -19,8 +19,8 @@ import (
 
 const oneWay = 20 * time.Millisecond
 
-// serve serves in memory, and returns a transport whose connections all go there. What
-// is sent takes delay to arrive, and so does the end of a connection.
+// serve runs server in memory and returns a transport that connects to it. Bytes arrive
+// after delay, and so does the end of a connection.
 func serve(t *testing.T, server *http.Server, delay time.Duration) http.RoundTripper {
 	var links sync.WaitGroup
 	t.Cleanup(links.Wait)
@@ -82,7 +82,8 @@ func accept(events *atomic.Int32) http.HandlerFunc {
 	}
 }
 
-// A click that crosses the close of its idle connection says so. It is not repeated.
+// A click sent while the server closes its connection gets an error that says so. It is
+// not retried.
 func TestClickCrossesClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events atomic.Int32
@@ -91,7 +92,7 @@ func TestClickCrossesClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second - oneWay/2)
-		wantExplained(t, client.Trigger("c", "e", "d"), 502, "closed a connection that had been idle instead of responding, so the event was probably not sent")
+		wantExplained(t, client.Trigger("c", "e", "d"), 502, "closed an idle connection instead of responding, so the event was probably not sent")
 		if n := events.Load(); n != 1 {
 			t.Errorf("%d events", n)
 		}

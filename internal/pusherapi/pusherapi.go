@@ -29,8 +29,8 @@ const (
 	maxResponse = 64 << 10                  // bytes; the API's responses are a few
 )
 
-// The codes of these errors on Windows. There, errors never have the values of the
-// constants that package syscall defines under Unix's names.
+// Windows error codes. On Windows, syscall.ECONNREFUSED and the like have invented values
+// that no error has.
 const (
 	wsaEMFILE       = syscall.Errno(10024)
 	wsaENETUNREACH  = syscall.Errno(10051)
@@ -44,8 +44,8 @@ func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	t.TLSHandshakeTimeout = tlsTimeout
-	// Close idle connections before the server does: a request that crosses its close
-	// fails, and repeating it might send the event twice.
+	// Close idle connections before the server does: a request sent during the close
+	// fails, and retrying it might send the event twice.
 	t.IdleConnTimeout = idleTimeout
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
@@ -139,8 +139,8 @@ func (w *recorder) Write(b []byte) (int, error) { return w.body.Write(b) }
 // Explain says in one or two sentences why a call of pusher-http-go failed and how to
 // fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
 // Visitors of the page read the sentences: they contain nothing that the server sent,
-// no URL, key or secret, and no host. Server is "Pusher", or a name such as "the
-// Channels server".
+// no URL, key or secret, and no host. The argument server is "Pusher", or a name such as
+// "the Channels server".
 func Explain(err error, server string) (status int, text string) {
 	var (
 		call    *callError
@@ -177,7 +177,7 @@ func explainStatus(e *statusError, server string) string {
 	case e.status == http.StatusUnauthorized:
 		return explainSecret(server)
 	case e.status == http.StatusForbidden && mentions("quota"):
-		return server + " refused the event: the app's message quota is used up. Wait until it is renewed (daily at Pusher), or move to a larger plan."
+		return server + " refused the event: the app's message quota is used up. Wait until it is renewed (daily with Pusher), or choose a larger plan."
 	case e.status == http.StatusForbidden && mentions("disabled"):
 		return server + " refused the event: this app is disabled. Enable it in that server's configuration, or at Pusher in the app's settings on the dashboard."
 	case e.status == http.StatusForbidden:
@@ -187,13 +187,13 @@ func explainStatus(e *statusError, server string) string {
 	case e.status == http.StatusBadRequest, e.status == http.StatusUnprocessableEntity:
 		return fmt.Sprintf("%s refused the event as invalid (status %d). Use %s for the channel; at most 200 characters, not beginning with \"pusher\", for the event.", server, e.status, validChannel)
 	case e.status == http.StatusTooManyRequests:
-		return server + " refused the event: this app sends too many. Wait a little, then click more slowly."
+		return server + " refused the event: this app sends too many events. Wait a moment, then click more slowly."
 	case e.status >= 500:
 		return fmt.Sprintf("%s had a server error (status %d), so it is not known whether the event was sent. Try again later, or check %s.", server, e.status, statusPage(server))
 	case e.status >= 300 && e.status < 400:
 		return fmt.Sprintf("%s redirects to another address (status %d), so the event was not sent. Check the host and port, and whether to use http or https.", server, e.status)
 	default:
-		return fmt.Sprintf("%s refused the event (status %d). Check the credentials, and that the host and port are a Channels server's.", server, e.status)
+		return fmt.Sprintf("%s refused the event (status %d). Check the credentials, and that the host and port are those of a Channels server.", server, e.status)
 	}
 }
 
@@ -297,7 +297,7 @@ func explainFailure(err error, server string) string {
 	case errors.As(err, &badCert):
 		return "The TLS certificate of " + server + " is not valid, so the event was not sent. Check the host, and this machine's clock."
 	case errors.As(err, &notTLS), says("server gave HTTP response to HTTPS client"):
-		return server + " does not use TLS on that port, so the event was not sent. Use the port that has TLS; or http in PUSHER_URL, or SECURE = False in app.cfg."
+		return server + " does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL or SECURE = False in app.cfg."
 	case errors.As(err, &tooLong), says("malformed HTTP"), says("invalid character"):
 		return "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."
 	case says("channels' names are invalid"):
@@ -309,7 +309,7 @@ func explainFailure(err error, server string) string {
 	case errors.As(err, &call) && !call.connected:
 		return "The connection to " + server + " could not be established, so the event was not sent. Try again; if it keeps happening, check this machine's network and proxy."
 	case errors.As(err, &call) && call.wasIdle && !call.responded.Load():
-		return server + " closed a connection that had been idle instead of responding, so the event was probably not sent. Try again."
+		return server + " closed an idle connection instead of responding, so the event was probably not sent. Try again."
 	default:
 		return "The connection to " + server + " broke, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."
 	}

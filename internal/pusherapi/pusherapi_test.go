@@ -1,4 +1,4 @@
-// What each failure of a call is explained as, and which of the events arrived. The
+// Tests how each failed call is explained, and which of the events arrived. The
 // calls go through pusher-http-go, to real servers on loopback or, where time matters,
 // to servers in a synctest bubble.
 package pusherapi
@@ -82,7 +82,7 @@ func TestErrorStatus(t *testing.T) {
 		{"disabled", 403, "App disabled", "this app is disabled"},
 		{"forbidden", 403, "<b>no</b>", "not allowed to do this"},
 		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "Send at most 10 KB of data"},
-		{"too many", 429, "", "Wait a little"},
+		{"too many", 429, "", "Wait a moment"},
 		{"server error", 500, "<script>alert(1)</script>", "had a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
@@ -130,7 +130,7 @@ func TestInProcess(t *testing.T) {
 		t.Error(err)
 	}
 	status = http.StatusTooManyRequests
-	wantExplained(t, client.Trigger("c", "e", "d"), 502, "Wait a little")
+	wantExplained(t, client.Trigger("c", "e", "d"), 502, "Wait a moment")
 }
 
 // The Date header tells how far the clock is off if the body does not.
@@ -189,7 +189,7 @@ func TestNoConnection(t *testing.T) {
 		{"no descriptor for DNS", "http://x", failing(&net.DNSError{Err: "dial udp: socket: too many open files", Name: "x"}), "too many files and connections open"},
 		{"no descriptor, by the code on Windows", "http://x", code(10024), "too many files and connections open"},
 		{"another error", "http://x", failing(io.EOF), "could not be established, so the event was not sent"},
-		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), NewTransport(1), "http in PUSHER_URL, or SECURE = False in app.cfg"},
+		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), NewTransport(1), "http in PUSHER_URL or SECURE = False in app.cfg"},
 		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), NewTransport(1), "https in PUSHER_URL, or SECURE = True in app.cfg"},
 		{"unknown authority", secure.URL, NewTransport(1), "signed by an unknown authority, so the event was not sent"},
 		{"expired certificate", secure.URL, trusting(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},

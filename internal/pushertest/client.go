@@ -84,8 +84,8 @@ func (c *Client) OnClose(_ *gws.Conn, err error) {
 	close(c.Messages)
 }
 
-// SockJS is what Pusher has for browsers without WebSockets: the part of SockJS that
-// pusher-js uses, a stream of messages and a request for each message to the server.
+// SockJS serves Pusher's fallback for browsers without WebSockets, as far as pusher-js uses
+// it: a stream of messages, and a request for each message to the server.
 // It connects each session to the Channels server at url, which begins with http.
 func SockJS(t testing.TB, url string) http.Handler {
 	var sessions sync.Map

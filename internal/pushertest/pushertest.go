@@ -1,4 +1,4 @@
-// Package pushertest has what the tests of several packages need: a fake Pusher,
+// Package pushertest provides helpers for the tests of several packages: a fake Pusher,
 // clients of all kinds, and servers with the tests' own certificate.
 package pushertest
 

@@ -66,7 +66,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(response.Body.Bytes())
 }
 
-// Override has handler respond to all requests, until it is nil again.
+// Override makes handler respond to all requests, until Override(nil).
 func (s *Server) Override(handler http.HandlerFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,13 +16,13 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// maxFile is how many bytes .env and app.cfg may have.
+// maxFile is the maximum size of .env and of app.cfg, in bytes.
 const maxFile = 64 << 10
 
-// setting is a value and where it was set. It prints as the latter alone, so that no
-// message contains the value.
+// setting is a value and where it was set. String returns only where, so that no message
+// contains the value.
 type setting struct {
-	name  string // empty for a line of file without a known one
+	name  string // empty if the line has no known name
 	value string
 	file  string // empty for the environment
 	line  int    // in file, from 1
@@ -53,9 +53,9 @@ func (v setting) isTrue() (bool, error) {
 
 var plainName = regexp.MustCompile(`^([A-Z_]+|[a-z_]+)$`) // unlike a random secret
 
-// identify returns the setting that v's name means. If it means none, but is probably a
-// mistake, there is a warning, which shows the name unless that could be a secret in
-// the wrong place.
+// identify returns the known name for v.name. If there is none and v.name is probably a
+// mistake, it returns a warning, which shows v.name unless that could be a secret in the
+// wrong place.
 func identify(v setting) (known, warning string) {
 	name, names := v.name, envNames
 	if v.file == "app.cfg" {
@@ -89,7 +89,7 @@ func (s *Settings) readFile(dir, file string) (map[string]setting, error) {
 	case len(data) > maxFile:
 		return nil, fmt.Errorf("%s is larger than %d KB: keep only the settings in it, one per line", file, maxFile>>10)
 	case !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
-		return nil, fmt.Errorf("%s is not UTF-8 text, but perhaps UTF-16: save it as UTF-8", file)
+		return nil, fmt.Errorf("%s is not UTF-8 text (perhaps UTF-16): save it as UTF-8", file)
 	}
 	text := strings.TrimPrefix(string(data), "\ufeff") // a byte order mark
 	settings := map[string]setting{}
@@ -117,8 +117,8 @@ func (s *Settings) readFile(dir, file string) (map[string]setting, error) {
 
 var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-// godotenv expands $NAME, and takes \ away in double quotes. These hide both
-// from it, as control characters, which no line that is read has.
+// godotenv expands $NAME and removes \ in double quotes. hide replaces both with control
+// characters, which are invalid in a line, and show restores them.
 var (
 	hide = strings.NewReplacer(`$`, "\x01", `\`, "\x02")
 	show = strings.NewReplacer("\x01", `$`, "\x02", `\`)
@@ -129,8 +129,8 @@ var (
 	quotedValue = regexp.MustCompile(`^('[^']*'|"[^"]*")\s*(#.*)?$`)
 )
 
-// parseLine returns the name and the value in a line, or what is wrong with it, to
-// be written after the place; all are empty for a blank line and for a comment.
+// parseLine returns the name and the value in a line, or a fault, which an error states
+// after the place. All are empty for a blank line and for a comment.
 //
 // godotenv parses the line on its own, so that no quote reaches into the next one, and
 // only once it is clear that it will find one name and one value: of

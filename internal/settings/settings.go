@@ -22,13 +22,13 @@ import (
 type Settings struct {
 	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or
 	// "app.cfg", followed by "and PUSHER_CLUSTER" if that sets the cluster. It is
-	// empty if there are none: the embedded server. The next six fields are then empty too.
+	// empty if there are none; the fields up to SocketURL then have their zero values.
 	Source string
 
 	AppID, Key, Secret string // AppID and Key have only letters, digits, - and _
 
 	Host      string // host[:port] of the HTTP API
-	Secure    bool   // call the HTTP API over HTTPS: always so at Pusher
+	Secure    bool   // call the HTTP API over HTTPS: always true for Pusher
 	Cluster   string // Pusher cluster for the page; mostly empty for a self-hosted server
 	SocketURL string // ws[s]://host[:port][/prefix] of a self-hosted server, for the page
 
@@ -44,7 +44,7 @@ type Settings struct {
 func (s Settings) Embedded() bool { return s.Source == "" }
 
 // Connect returns the origins, apart from its own, that the page connects to: for
-// WebSockets and, at Pusher, their fallback.
+// WebSockets and, for Pusher, their fallback.
 func (s Settings) Connect() []string {
 	switch {
 	case s.Embedded():
@@ -69,7 +69,7 @@ var (
 	cfgNames = []string{"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"}
 
 	// pusher-http-go puts ID and key into the request's URL unescaped, and so does
-	// pusher-js with the key: nothing that means something in a URL may be in them.
+	// pusher-js with the key: neither may contain characters that have a meaning in URLs.
 	notID      = regexp.MustCompile(`[^A-Za-z0-9_-]`)
 	invisible  = regexp.MustCompile(`[^\pL\pM\pN\pP\pS]`)
 	outerQuote = regexp.MustCompile("^[\"'`“”‘’]|[\"'`“”‘’]$")
@@ -82,10 +82,9 @@ var (
 	socketPattern  = regexp.MustCompile(`^((?i)wss?)://([^/?#@]+)((?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*?)(?:/app/[^/?#]*(?:\?[^#]*)?)?/?$`)
 )
 
-// Load reads the settings from environ, a list of NAME=value like that of
-// [os.Environ], from .env in dir (environ overrides it) and from app.cfg in dir
-// (PUSHER_URL overrides it, and it is then not read). An empty value counts as unset.
-// If there is an error, only the Warnings are of use.
+// Load reads the settings from environ, in the form of [os.Environ], from .env in dir,
+// which environ overrides, and from app.cfg in dir, unless PUSHER_URL is set. An empty
+// value counts as unset. If Load returns an error, only the Warnings are valid.
 func Load(environ []string, dir string) (Settings, error) {
 	s := Settings{Addr: "127.0.0.1:5000", RateLimit: 1}
 	env, err := s.readFile(dir, ".env")
@@ -119,7 +118,7 @@ func Load(environ []string, dir string) (Settings, error) {
 	if v := env["RATE_LIMIT"]; v.value != "" {
 		s.RateLimit, err = strconv.ParseFloat(v.value, 64)
 		if err != nil || !(s.RateLimit >= 0 && s.RateLimit <= 1e6) { // NaN fails both
-			return s, fmt.Errorf("%s is not a rate: set it to the clicks per second allowed to one client address, from 0 (no limit) to 1000000, or remove it for the default, 1", v)
+			return s, fmt.Errorf("%s is not a rate: set it to the max clicks per second per client address, from 0 (unlimited) to 1000000, or remove it for the default, 1", v)
 		}
 	}
 	if s.TrustProxy, err = env["TRUST_PROXY"].isTrue(); err != nil {
@@ -152,8 +151,8 @@ func Load(environ []string, dir string) (Settings, error) {
 	return s, s.resolve(host, env["PUSHER_CLUSTER"], env["PUSHER_SOCKET_URL"])
 }
 
-// checkCluster rejects upper case, and a host name in the cluster's place, rather
-// than repair it: either is a sign that something else was pasted.
+// checkCluster rejects upper case and host names instead of converting them: either is a
+// sign that something else was pasted.
 func checkCluster(v setting) error {
 	if v.value == "" || clusterPattern.MatchString(v.value) && !strings.HasPrefix(v.value, "api-") && !strings.HasPrefix(v.value, "ws-") {
 		return nil
@@ -170,7 +169,7 @@ func (s *Settings) useURL(v setting) error {
 	case outerQuote.MatchString(v.value):
 		return invalid("is in quotes: remove them")
 	case strings.ContainsAny(v.value, "<>"):
-		return invalid("has < or > in it: remove the < >, which only mark what to replace")
+		return invalid("has < or > in it: remove the < >, which only mark placeholders")
 	case strings.ContainsFunc(v.value, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return invalid("has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if it belongs to the secret")
 	case !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https"):
@@ -187,7 +186,7 @@ func (s *Settings) useURL(v setting) error {
 	case !ok:
 		return invalid("has no valid host[:port] after the @")
 	case host == "dashboard.pusher.com":
-		return invalid(`is the address of Pusher's dashboard, not of its API: put it together from the values on that page, under "App Keys"`)
+		return invalid(`is the address of Pusher's dashboard, not of its API: build it from the values on that page, under "App Keys"`)
 	case u.User.Username() == "" || secret == "":
 		return invalid("has no KEY:SECRET@, or only one of the two, before the host")
 	case path == nil || strings.ContainsAny(v.value, "?#"):
@@ -225,8 +224,8 @@ func (s *Settings) useConfig(cfg map[string]setting) error {
 	return nil
 }
 
-// useCredentials sets the credentials, unless they can be seen to be wrong without
-// asking Pusher. An error lists all that have the same fault.
+// useCredentials sets the credentials, unless one is obviously wrong. An error lists all
+// credentials that have the same fault.
 func (s *Settings) useCredentials(id, key, secret setting) error {
 	all := []setting{id, key, secret}
 	for _, fault := range []struct {
@@ -254,8 +253,8 @@ func (s *Settings) useCredentials(id, key, secret setting) error {
 	return nil
 }
 
-// resolve completes the settings from the API's host, as set by the setting host:
-// where the API is called, and where the page connects.
+// resolve sets the addresses of the API and of the page's WebSocket, and the cluster, from
+// s.Host. Errors name host, the setting that s.Host came from.
 func (s *Settings) resolve(host, cluster, socket setting) error {
 	name, _ := hostOf(s.Host)
 	if !isPusher(name) {
@@ -301,7 +300,7 @@ func socketURL(v setting) (string, error) {
 			return strings.ToLower(m[1]+"://"+m[2]) + m[3], nil
 		}
 	}
-	return "", fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, or remove it", v)
+	return "", fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the WebSocket address, for browsers, of the server in PUSHER_URL or app.cfg, or remove it", v)
 }
 
 // hostOf returns the host in host[:port], in lower case: a name or an IP address, IPv6

@@ -62,7 +62,7 @@ func hosted(source, host, cluster string) Settings {
 		Cluster: cluster, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
-// own returns the settings of app zq-app at a server of one's own.
+// own returns the settings of app zq-app on a self-hosted server.
 func own(host, socketURL string) Settings {
 	return Settings{Source: "PUSHER_URL", AppID: "zq-app", Key: "zqkey", Secret: "zqsecret", Host: host,
 		Secure: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL, Addr: "127.0.0.1:5000", RateLimit: 1}
@@ -193,7 +193,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// roundTrip answers a request in place of a network.
+// roundTrip responds to requests without a network.
 type roundTrip func(*http.Request) *http.Response
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
@@ -269,8 +269,8 @@ func TestSecretUnaltered(t *testing.T) {
 	}
 }
 
-// Each row has zq in what must not be shown. Of want, what is before … begins the
-// message, and what is after it comes later.
+// In each row, values that must not be shown contain zq. The message begins with the part
+// of want before …, and contains the part after it.
 var rejected = []struct {
 	name  string
 	env   map[string]string
@@ -517,7 +517,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestEnvironmentUntouched: what .env says stays out of the process's environment.
+// Load doesn't add the variables in .env to the process's environment.
 func TestEnvironmentUntouched(t *testing.T) {
 	t.Setenv("RATE_LIMIT", "7")
 	got, err := load(t, nil, files{".env": "RATE_LIMIT=3\nZQ_OTHER=1\n"})
@@ -560,8 +560,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// FuzzLoad looks in each error for the marker that stands in place of zq in all that
-// is given.
+// FuzzLoad replaces zq in its input with a marker that no error or warning may contain.
 func FuzzLoad(f *testing.F) {
 	const marker = "zq7Kx"
 	for _, tt := range rejected {

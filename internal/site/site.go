@@ -25,8 +25,8 @@ const maxFileSize = 4 << 20 // bytes
 // serves them from memory.
 func New(from fs.FS, data any) (http.Handler, error) { return load(from, data, "") }
 
-// NewDebug returns a handler that reads and renders the files in dir again for every
-// request, to work on them. An error in the template is shown in place of the page. It
+// NewDebug returns a handler for development: it reads and renders the files in dir again
+// for every request. An error in the template is shown in place of the page. It
 // is an error if dir contains no template.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links don't lead out of it
@@ -34,7 +34,7 @@ func NewDebug(dir string, data any) (http.Handler, error) {
 		_, err = root.Stat("templates/index.html")
 	}
 	if err != nil {
-		return nil, errors.New("templates/index.html is not in this folder: start in the folder of the source code")
+		return nil, errors.New("templates/index.html is not in this folder: with -debug, start in the folder of the source code")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		files, err := load(root.FS(), data, r.URL.Path)
@@ -46,8 +46,8 @@ func NewDebug(dir string, data any) (http.Handler, error) {
 	}), nil
 }
 
-// files are served by their URL paths. Browsers keep them, ask each time whether they
-// have changed, and receive only what has.
+// files are files by URL path. Browsers cache them, revalidate them on each use, and
+// receive only those that have changed.
 type files map[string]*file
 
 type file struct {
@@ -56,8 +56,8 @@ type file struct {
 	header http.Header // shared by all responses: setting a header then allocates nothing
 }
 
-// load reads all files, or if only is not empty the one at that URL path. It leaves out
-// what is not a regular file and names that begin with a dot.
+// load reads all files or, if only is not empty, just the one at that URL path. It skips
+// names that begin with a dot, and anything but regular files.
 func load(from fs.FS, data any, only string) (files, error) {
 	found := make(files)
 	if only == "" || only == "/" {
@@ -107,8 +107,8 @@ func newFile(ext string, body []byte) *file {
 	}}
 }
 
-// ServeHTTP does without http.ServeContent, which serves ranges too: one request for
-// thousands of them costs as much as a thousand others.
+// ServeHTTP doesn't use http.ServeContent, which serves ranges: one request for thousands
+// of ranges costs as much as thousands of requests.
 func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := all[r.URL.Path]
 	if f == nil {

@@ -67,7 +67,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// What a browser has already is not sent again; what has changed is.
+// A file that the browser has is sent again only if it has changed.
 func TestIfNoneMatch(t *testing.T) {
 	files := testFiles()
 	tagOf := func() string {
@@ -213,7 +213,7 @@ func TestNewDebug(t *testing.T) {
 	}
 }
 
-// In place of a file there may be anything.
+// Debug mode serves nothing but regular files.
 func TestNewDebugServesRegularFilesOnly(t *testing.T) {
 	run := func(name string, args ...string) error { return exec.Command(name, args...).Run() }
 	tests := []struct {

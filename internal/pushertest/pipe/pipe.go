@@ -1,4 +1,4 @@
-// Package pipe has a listener whose connections are in memory, so that servers can be
+// Package pipe provides a listener whose connections are in memory, so that servers can be
 // tested on the clock of testing/synctest.
 package pipe
 
