@@ -34,9 +34,10 @@ func TestFirefox(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*pushertest.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "testdata/firefox.js")
-	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "FIREFOX="+path, "URL="+app.url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
+	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "FIREFOX="+path, "URL="+app.url,
+		"IMPATIENT="+startImpatient(t).url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as they should") {
+	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as they should\n4201 true\n4009 true") {
 		t.Errorf("%v: %s", err, out)
 	}
 	t.Logf("%s", out)

@@ -93,8 +93,7 @@ func TestOtherSites(t *testing.T) {
 	p.do(chromedp.Navigate(evil(app.url)))
 	p.await("document.body.textContent.includes('TRUST_PROXY=1')")
 	p.do(chromedp.Navigate(evil(other.URL)))
-	socket := "ws" + strings.TrimPrefix(app.url, "http") + "/app/local?protocol=7"
-	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf("new WebSocket(%q).onclose = ({ code, wasClean }) => { window.result = code + ' ' + wasClean; }; undefined", socket)))
+	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, app.socketURL()) + ".then((text) => { window.result = text; }); undefined"))
 	p.await("window.result === '4009 true'")
 	if !strings.Contains(app.logged(), evil(other.URL)) {
 		t.Error("the log does not name the refused origin")

@@ -2,8 +2,12 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"syscall"
 	"testing"
 
@@ -30,4 +34,57 @@ func TestCloseCodesInChromium(t *testing.T) {
 	if got, err := chromedp.Run(page.ctx, chromedp.Evaluate[string]("window.stopped")); err != nil || got != `{"code":4200,"wasClean":true,"error":false}` {
 		t.Errorf("at the stop: %s %v", got, err)
 	}
+}
+
+// closeCode is JavaScript that opens a WebSocket at a URL and resolves to what the page
+// sees of its close.
+const closeCode = `new Promise((resolve) => {
+	new WebSocket(%q).onclose = ({ code, wasClean }) => resolve(code + ' ' + wasClean);
+})`
+
+// A connection without activity is closed with 4201.
+func TestNoPongInChromium(t *testing.T) {
+	t.Parallel()
+	p := newTab(t, blocked)
+	app := startImpatient(t)
+	p.do(chromedp.Navigate(app.url + "/healthz"))
+	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, app.socketURL()) + ".then((text) => { window.result = text; }); undefined"))
+	p.await("window.result === '4201 true'")
+}
+
+func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
+
+// startImpatient starts the program with a server that pings nobody, and that closes a
+// connection after one second without activity rather than after 60.
+func startImpatient(t testing.TB) *program {
+	t.Helper()
+	source, err := filepath.Abs("../channels/server.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"sweepInterval": "100 * time.Millisecond", "pingAfter": "time.Hour", "dropAfter": "time.Second"} {
+		line := regexp.MustCompile(`(\t` + name + ` += ).*`)
+		if !line.Match(code) {
+			t.Fatalf("%s has no %s", source, name)
+		}
+		code = line.ReplaceAll(code, []byte("${1}"+value))
+	}
+	dir := t.TempDir()
+	changed, overlay, binary := filepath.Join(dir, "server.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "app")
+	replace, _ := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
+	for file, content := range map[string][]byte{changed: code, overlay: replace} {
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", binary, "pusher-sample").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.Command(binary, "-addr", "127.0.0.1:0")
+	cmd.Dir, cmd.Env = dir, []string{}
+	return startCommand(t, cmd)
 }

@@ -6,7 +6,7 @@ const assert = require('node:assert');
 const { readFileSync } = require('node:fs');
 const puppeteer = require('puppeteer-core');
 
-const { FIREFOX, URL: url, MESSAGE: message, PUSHER_JS: library } = process.env;
+const { FIREFOX, URL: url, IMPATIENT: impatient, MESSAGE: message, PUSHER_JS: library } = process.env;
 
 async function open(browser, served) {
   const page = await browser.newPage();
@@ -38,6 +38,13 @@ async function until(page, what, condition) {
 async function wantAlert(page) {
   await until(page, 'an alert', () => page.alerts.length > 0);
   assert.strictEqual(page.alerts.shift(), message);
+}
+
+// closeCode returns what a page sees of the close of a WebSocket.
+function closeCode(page, url) {
+  return page.evaluate((url) => new Promise((resolve) => {
+    new WebSocket(url).onclose = ({ code, wasClean }) => resolve(`${code} ${wasClean}`);
+  }), `${url.replace('http', 'ws')}/app/local?protocol=7`);
 }
 
 // clickIn clicks in a visible page and returns how long the alert in the hidden one takes.
@@ -73,6 +80,10 @@ async function clickIn(visible, hidden) {
     const page = await open(browser, false);
     const closeCodes = readFileSync(`${__dirname}/close-codes.js`, 'utf8');
     console.log(await page.evaluate(`(${closeCodes})(location.origin, document.body.dataset.key)`));
+    await page.goto(`${impatient}/healthz`);
+    console.log(await closeCode(page, impatient)); // without activity
+    await page.goto('data:text/html,');
+    console.log(await closeCode(page, url)); // another origin
   } finally {
     await browser.close();
   }
