@@ -146,7 +146,7 @@ func (c *connection) enqueueClose(frame []byte) {
 	c.enqueue(frame)
 	c.SetDeadline(c.closeBy)
 	level, code := slog.LevelInfo, uint16(0)
-	if frame = frame[2:]; len(frame) > 2 {
+	if frame = frame[2:]; len(frame) >= 2 {
 		code, frame = binary.BigEndian.Uint16(frame), frame[2:]
 	}
 	if code < codeProtocolError || code == codeReconnect {

@@ -392,15 +392,18 @@ func TestRefusedConnections(t *testing.T) {
 // server's operator.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
-	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, nil)))
+	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	server := httptest.NewServer(s)
 	defer server.Close()
+	leaving := dialRaw(t, server)
+	leaving.write(closeOpcode, "\x03\xe8")
+	leaving.wantClosed(1000)
 	dialFrom(t, server, path, "https://evil.example").closeCode()
 	malformed := dialRaw(t, server)
 	malformed.write(0x82, "binary")
 	malformed.wantClosed(codeUnsupported)
 	s.Close()
-	for _, want := range []string{`closed a WebSocket with code 4009`, `https://evil.example`, `closed a WebSocket with code 1003`} {
+	for _, want := range []string{`closed a WebSocket with code 4009`, `https://evil.example`, `closed a WebSocket with code 1003`, `closed a WebSocket with code 1000" connection=`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log has no %q:\n%s", want, log.String())
 		}

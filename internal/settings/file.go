@@ -67,7 +67,8 @@ func identify(v setting) (known, warning string) {
 	if slices.Contains(names, name) {
 		return name, ""
 	}
-	if v.name == "" || v.file != "app.cfg" && !strings.HasPrefix(strings.ToUpper(name), "PUSHER") {
+	misplaced := v.file == ".env" && slices.Contains([]string{"ID", "APP_ID", "KEY", "SECRET", "CLUSTER"}, strings.ToUpper(name))
+	if v.name == "" || v.file != "app.cfg" && !misplaced && !strings.HasPrefix(strings.ToUpper(name), "PUSHER") {
 		return "", ""
 	}
 	if !plainName.MatchString(v.name) {

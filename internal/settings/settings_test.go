@@ -469,6 +469,7 @@ func TestWarnings(t *testing.T) {
 			[]string{"CLUSTR in app.cfg line 4 is not a setting and is ignored: the names are ID, KEY, SECRET, CLUSTER, HOST, SECURE"}},
 		{"typo that leads to an error", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nsecrt=zqsecret"}, []string{"secrt in app.cfg line 3 is not a setting"}},
 		{"typo in .env", nil, files{".env": "\nPUSHERURL=" + euURL}, []string{"PUSHERURL in .env line 2 is not a setting and is ignored: the names are PUSHER_URL, "}},
+		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, []string{"app_id in .env line 1 is not a setting", "SECRET in .env line 2 is not a setting"}},
 		{"typo in the environment", env("PUSHERURL", euURL), nil, []string{"PUSHERURL is not a setting"}},
 		{"lower case", env("pusher_url", euURL), nil, []string{"pusher_url is not a setting"}},
 		{"empty in the environment", env("PUSHERURL", ""), nil, nil},
