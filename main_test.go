@@ -68,6 +68,9 @@ func TestPage(t *testing.T) {
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/html; charset=utf-8" {
 		t.Errorf("status %d, type %s", resp.StatusCode, resp.Header.Get("Content-Type"))
 	}
+	if policy := resp.Header.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self' https://js.pusher.com/8.6.0/;") {
+		t.Errorf("the policy allows other scripts: %s", policy)
+	}
 	for _, want := range []string{
 		"<title>Pusher Test</title>",
 		`<button class="push"`,
