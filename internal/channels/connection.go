@@ -2,7 +2,6 @@ package channels
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,26 +133,25 @@ func (c *connection) discard() {
 func (c *connection) closeWith(code uint16, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.enqueueClose(closeFrame(code, reason))
+	level := slog.LevelInfo
+	if code == codeReconnect {
+		level = slog.LevelDebug // the server stops, and closes them all
+	}
+	c.enqueueClose(closeFrame(code, reason), level)
 }
 
-// enqueueClose queues a close frame, unless one was queued already. The caller holds c.mu.
-func (c *connection) enqueueClose(frame []byte) {
+// enqueueClose queues a close frame, unless one was queued already, and logs its code and
+// reason. The caller holds c.mu.
+func (c *connection) enqueueClose(frame []byte, level slog.Level) {
 	if c.closing {
 		return
 	}
 	c.closing, c.closeBy = true, time.Now().Add(closeTimeout)
 	c.enqueue(frame)
 	c.SetDeadline(c.closeBy)
-	level, code := slog.LevelInfo, uint16(0)
-	if frame = frame[2:]; len(frame) >= 2 {
-		code, frame = binary.BigEndian.Uint16(frame), frame[2:]
-	}
-	if code < codeProtocolError || code == codeReconnect {
-		level = slog.LevelDebug
-	}
+	code, reason := parseClose(frame)
 	// The message contains the code, because a rate-limited log counts by message.
-	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", string(frame))
+	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
 
 // drop closes the connection of a client that reads too slowly. It discards what is
@@ -163,7 +161,7 @@ func (c *connection) drop() {
 		return
 	}
 	c.discard()
-	c.enqueueClose(closeFrame(codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect."))
+	c.enqueueClose(closeFrame(codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect."), slog.LevelInfo)
 }
 
 // check drops the connection if a write is stuck, closes it if the client has not responded
@@ -202,7 +200,11 @@ func (c *connection) Write(b []byte) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.enqueueClose(slices.Clone(b)) // gws reuses b
+	level := slog.LevelInfo
+	if code, _ := parseClose(b); code < codeProtocolError || code >= 3000 {
+		level = slog.LevelDebug // the client closed, with any code that it likes
+	}
+	c.enqueueClose(slices.Clone(b), level) // gws reuses b
 	return len(b), nil
 }
 

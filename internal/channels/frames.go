@@ -45,6 +45,14 @@ func closeFrame(code uint16, reason string) []byte {
 	return frame(gws.OpcodeCloseConnection, append(binary.BigEndian.AppendUint16(nil, code), reason...))
 }
 
+// parseClose returns the code and the reason in a close frame; the code is 0 if it has none.
+func parseClose(frame []byte) (code uint16, reason string) {
+	if len(frame) < 4 {
+		return 0, ""
+	}
+	return binary.BigEndian.Uint16(frame[2:]), string(frame[4:])
+}
+
 // frame returns an unmasked, unfragmented frame (RFC 6455, section 5.2). gws would
 // build and write a frame for each subscriber; here all subscribers share one, and the
 // frames that wait for a subscriber share a write.

@@ -61,11 +61,11 @@ const (
 
 	activityTimeout = 120 // seconds, sent to clients: they ping after this much silence
 	sweepInterval   = 5 * time.Second
-	pingAfter       = 25 * time.Second // of silence; Heroku's router disconnects after 55 s
-	dropAfter       = 60 * time.Second // of silence, so at least one ping went unanswered
-	writeTimeout    = 10 * time.Second // for a client to accept a batch
-	closeTimeout    = 2 * time.Second  // for a client's close frame
-	lingerTime      = 300 * time.Millisecond
+	pingAfter       = 25 * time.Second       // of silence; Heroku's router disconnects after 55 s
+	dropAfter       = 60 * time.Second       // of silence, so at least one ping went unanswered
+	writeTimeout    = 10 * time.Second       // for a client to accept a batch
+	closeTimeout    = 2 * time.Second        // for a client's close frame
+	lingerTime      = 300 * time.Millisecond // for its close frame, where gws reads no further
 )
 
 // Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to

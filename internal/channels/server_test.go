@@ -389,21 +389,30 @@ func TestRefusedConnections(t *testing.T) {
 }
 
 // The server logs the connections that it closes, with the reason: a page can't tell the
-// server's operator.
+// server's operator. A client's own close, with any code, is logged at level debug only.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	server := httptest.NewServer(s)
 	defer server.Close()
-	leaving := dialRaw(t, server)
-	leaving.write(closeOpcode, "\x03\xe8")
-	leaving.wantClosed(1000)
+	for _, payload := range []string{"\x03\xe8", "\x10\xe1"} { // 1000, 4321
+		leaving := dialRaw(t, server)
+		leaving.write(closeOpcode, payload)
+		leaving.wantClosed(int(payload[0])<<8 | int(payload[1]))
+	}
 	dialFrom(t, server, path, "https://evil.example").closeCode()
 	malformed := dialRaw(t, server)
 	malformed.write(0x82, "binary")
 	malformed.wantClosed(codeUnsupported)
+	unreadable := dialRaw(t, server)
+	unreadable.write(0xf1, "reserved bits")
+	unreadable.wantClosed(codeProtocolError)
 	s.Close()
-	for _, want := range []string{`closed a WebSocket with code 4009`, `https://evil.example`, `closed a WebSocket with code 1003`, `closed a WebSocket with code 1000" connection=`} {
+	for _, want := range []string{
+		`level=DEBUG msg="closed a WebSocket with code 1000" connection=`, `level=DEBUG msg="closed a WebSocket with code 4321"`,
+		`level=INFO msg="closed a WebSocket with code 4009"`, `https://evil.example`,
+		`level=INFO msg="closed a WebSocket with code 1003"`, `level=INFO msg="closed a WebSocket with code 1002"`,
+	} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log has no %q:\n%s", want, log.String())
 		}

@@ -23,8 +23,6 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-var nginx = tool{"nginx", "nginx"}
-
 func readme(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile("../../README.md")

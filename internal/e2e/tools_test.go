@@ -19,6 +19,7 @@ var (
 	firefox  = tool{"Firefox", "firefox-esr"}
 	npmTool  = tool{"npm or its registry", "npm"}
 	foreman  = tool{"foreman", "ruby-foreman"}
+	nginx    = tool{"nginx", "nginx"}
 )
 
 // skipped has the names of the tests that were skipped, by the reason.
