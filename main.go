@@ -222,8 +222,7 @@ func serveHealth(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok
 
 // serve serves until ctx ends or a signal arrives.
 func (a *app) serve(ctx context.Context, stdout io.Writer) error {
-	ctx, done := guard.StopContext(ctx)
-	defer done()
+	ctx = guard.StopContext(ctx)
 	defer a.close()
 	handler, err := a.handler()
 	if err != nil {

@@ -18,24 +18,26 @@ const (
 	stopTime    = 9 * time.Second        // for all of it
 )
 
-// StopContext returns a context that is canceled with ctx or by SIGINT or SIGTERM. The
-// caller must then call done within 9 s, or the process exits with status 1. A second
-// signal ends the process at once.
-func StopContext(ctx context.Context) (stopping context.Context, done func()) {
-	stopping, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	ended := make(chan struct{})
-	context.AfterFunc(stopping, func() {
-		stop()
+// StopContext returns a context that is canceled with parent or by SIGINT or SIGTERM. After
+// such a signal, a second one ends the process at once; without one, the process exits with
+// status 1 if it still runs after 9 s.
+func StopContext(parent context.Context) context.Context {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		defer cancel()
 		select {
-		case <-ended:
-		case <-time.After(stopTime): // not logged: a log that nobody reads may be what blocks
-			os.Exit(1)
+		case <-parent.Done():
+			signal.Stop(signals)
+		case <-signals:
+			signal.Stop(signals) // before cancel, so that no second signal is lost
+			cancel()
+			time.Sleep(stopTime)
+			os.Exit(1) // not logged: a log that nobody reads may be what blocks
 		}
-	})
-	return stopping, func() {
-		close(ended)
-		stop()
-	}
+	}()
+	return ctx
 }
 
 // Serve serves handler on listener until ctx ends. Then it accepts no more connections
