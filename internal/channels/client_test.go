@@ -12,7 +12,11 @@ import (
 	"testing"
 
 	"pusher-sample/internal/pushertest/pipe"
+
+	"github.com/gobwas/ws"
 )
+
+const closeHead = 0x88 // the first byte of a close frame
 
 // rawClient is a client that writes frames by hand, to do what clients must not.
 type rawClient struct {
@@ -88,20 +92,20 @@ func (c *rawClient) subscribe(channel string) *rawClient {
 
 // wantClosed reads up to the close frame, echoes it as browsers do, and checks that
 // nothing follows but the end of the TCP connection.
-func (c *rawClient) wantClosed(code int) {
+func (c *rawClient) wantClosed(code ws.StatusCode) {
 	c.t.Helper()
 	for {
 		head, payload := c.frame()
 		if head == 0 {
 			c.t.Fatalf("the connection ended without a close frame, want code %d", code)
 		}
-		if head != closeOpcode {
+		if head != closeHead {
 			continue
 		}
-		if got := int(binary.BigEndian.Uint16(payload)); got != code {
+		if got := ws.StatusCode(binary.BigEndian.Uint16(payload)); got != code {
 			c.t.Errorf("closed with %d %q, want %d", got, payload[2:], code)
 		}
-		c.conn.Write(append([]byte{closeOpcode, 0x82, 0, 0, 0, 0}, payload[:2]...))
+		c.conn.Write(append([]byte{closeHead, 0x82, 0, 0, 0, 0}, payload[:2]...))
 		rest, err := io.ReadAll(c.r)
 		if len(rest) > 0 || err != nil {
 			c.t.Errorf("after the close came %x, error %v; want the connection's end", rest, err)

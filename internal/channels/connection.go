@@ -1,27 +1,24 @@
 package channels
 
 import (
+	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/lxzan/gws"
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsutil"
 )
 
-// connection is a client's WebSocket. It is also the net.Conn that gws reads from
-// and writes to, so that the close frames of gws go through the queue as well:
-// exactly one is sent, after everything else.
+// connection is a client's WebSocket. All frames for the client go through its queue, and
+// nothing follows a close frame.
 type connection struct {
 	net.Conn
 	server        *Server
@@ -31,7 +28,6 @@ type connection struct {
 	lastActivity  atomic.Int64 // nanoseconds since server.started
 	received      atomic.Int64 // bytes since the last sweep
 	messages      atomic.Int64 // since the last sweep
-	clientClosed  bool         // the client has sent a close frame; used by read alone
 
 	mu           sync.Mutex
 	queue        net.Buffers   // whole frames, in order
@@ -129,27 +125,27 @@ func (c *connection) discard() {
 
 // closeWith sends what is queued and then a close frame. The connection ends when the
 // client has ended its side, or after closeTimeout. The code tells pusher-js whether
-// and when to reconnect.
-func (c *connection) closeWith(code uint16, reason string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// and when to reconnect. The reason is in ASCII; what doesn't fit a control frame is cut.
+func (c *connection) closeWith(code ws.StatusCode, reason string) {
 	level := slog.LevelInfo
 	if code == codeReconnect {
 		level = slog.LevelDebug // the server stops, and closes them all
 	}
-	c.enqueueClose(closeFrame(code, reason), level)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.enqueueClose(level, code, reason)
 }
 
-// enqueueClose queues a close frame, unless one was queued already, and logs its code and
-// reason. The caller holds c.mu.
-func (c *connection) enqueueClose(frame []byte, level slog.Level) {
+// enqueueClose queues and logs a close frame, unless one was queued already. The caller
+// holds c.mu.
+func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason string) {
 	if c.closing {
 		return
 	}
 	c.closing, c.closeBy = true, time.Now().Add(closeTimeout)
-	c.enqueue(frame)
+	body := ws.NewCloseFrameBody(code, reason)
+	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
 	c.SetDeadline(c.closeBy)
-	code, reason := parseClose(frame)
 	// The message contains the code, because a rate-limited log counts by message.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
@@ -161,7 +157,7 @@ func (c *connection) drop() {
 		return
 	}
 	c.discard()
-	c.enqueueClose(closeFrame(codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect."), slog.LevelInfo)
+	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect.")
 }
 
 // check drops the connection if a write is stuck, closes it if the client has not responded
@@ -182,8 +178,8 @@ func (c *connection) check(now time.Duration) {
 	}
 }
 
-// Read reads for gws. It limits the bytes received, which also limits frames that are not
-// messages, such as empty fragments.
+// Read counts the bytes received, which also limits frames that are not messages, such as
+// empty fragments.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
@@ -193,33 +189,17 @@ func (c *connection) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write writes for gws: the response to the handshake, and then close frames only.
-func (c *connection) Write(b []byte) (int, error) {
-	if b[0] != closeOpcode {
-		return c.Conn.Write(b)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	level := slog.LevelInfo
-	if code, _ := parseClose(b); code < codeProtocolError || code >= 3000 {
-		level = slog.LevelDebug // the client closed, with any code that it likes
-	}
-	c.enqueueClose(slices.Clone(b), level) // gws reuses b
-	return len(b), nil
-}
+var errClosed = errors.New("the client has sent a close frame")
 
-// Close does nothing: gws calls it as soon as it has written a close frame, which may
-// still be in the queue. read closes the connection.
-func (c *connection) Close() error { return nil }
-
-// read passes the client's messages to handle until a close frame or an error ends the
-// WebSocket. It then discards what the client still sends before it closes the connection:
+// read handles the client's messages until a close frame or an error ends the WebSocket.
+// It then discards what the client still sends before it closes the connection:
 // unread data would cause a TCP reset, and the client could lose the close frame.
-func (c *connection) read(ws *gws.Conn) {
+func (c *connection) read() {
 	defer c.server.remove(c)
-	if !c.readMessages(ws) {
-		// gws has stopped reading, but browsers report a clean close only if the
-		// connection stays open until they have sent a close frame.
+	if err := c.readMessages(); err != errClosed {
+		c.closeWith(closeCode(err))
+		// Browsers report a clean close only if the connection stays open until they
+		// have sent a close frame.
 		c.discardUntil(time.Now().Add(lingerTime))
 	}
 	c.writer.Wait()
@@ -242,52 +222,77 @@ func (c *connection) discardUntil(t time.Time) {
 	io.Copy(io.Discard, c.Conn)
 }
 
-// readMessages reports whether the client has sent a close frame.
-func (c *connection) readMessages(ws *gws.Conn) bool {
-	defer func() {
-		if recover() != nil { // gws panics at a frame that claims 2⁶³ bytes or more
-			c.closeWith(codeTooLarge, "The message is too large.")
-		}
-	}()
-	ws.ReadLoop()
-	return c.clientClosed
-}
-
-// handler handles what gws reads.
-type handler struct{ gws.BuiltinEventHandler }
-
-func (handler) OnPing(ws *gws.Conn, payload []byte) {
-	if c := ws.NetConn().(*connection); c.accept() {
-		c.send(frame(gws.OpcodePong, payload))
+// readMessages handles frames until one closes the WebSocket. The error is never nil.
+func (c *connection) readMessages() error {
+	frames := &wsutil.Reader{
+		Source:         bufio.NewReaderSize(c, 512), // small: there is one per connection
+		State:          ws.StateServerSide,
+		CheckUTF8:      true,
+		MaxMessageSize: maxMessage,
+		OnIntermediate: c.control, // between the fragments of a message
 	}
-}
-
-func (handler) OnPong(ws *gws.Conn, _ []byte) { ws.NetConn().(*connection).accept() }
-
-func (handler) OnClose(ws *gws.Conn, err error) {
-	ws.NetConn().(*connection).clientClosed = errors.As(err, new(*gws.CloseError))
-}
-
-func (handler) OnMessage(ws *gws.Conn, m *gws.Message) {
-	defer m.Close()
-	c := ws.NetConn().(*connection)
-	if !c.accept() {
-		return
-	}
-	// In another goroutine: decoding JSON needs a stack of 8 KB, which the reading
-	// goroutine would keep as long as the connection lasts.
-	handled := make(chan struct{})
-	go func() {
-		defer close(handled)
-		defer func() {
-			if v := recover(); v != nil {
-				c.server.log.Error("panic while handling a message", "panic", v, "stack", string(debug.Stack()))
-				c.closeWith(codeInternalError, "The server failed to handle this message.")
+	for {
+		header, err := frames.NextFrame()
+		switch {
+		case err != nil:
+		case header.OpCode.IsControl():
+			err = c.control(header, frames)
+		case header.OpCode == ws.OpText:
+			var text []byte
+			if text, err = io.ReadAll(frames); err == nil && c.accept() {
+				// On another stack: decoding JSON needs 8 KB of it, which this
+				// goroutine would keep for as long as the connection lasts.
+				var handled sync.WaitGroup
+				handled.Go(func() { c.handle(text) })
+				handled.Wait()
 			}
-		}()
-		c.handle(m)
-	}()
-	<-handled
+		default:
+			c.closeWith(ws.StatusUnsupportedData, "Only text messages are supported.")
+			err = frames.Discard()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// control handles a control frame (RFC 6455, section 5.5).
+func (c *connection) control(header ws.Header, r io.Reader) error {
+	payload := make([]byte, header.Length) // at most 125 bytes
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return err
+	}
+	if header.OpCode != ws.OpClose {
+		if c.accept() && header.OpCode == ws.OpPing {
+			c.send(ws.MustCompileFrame(ws.NewPongFrame(payload)))
+		}
+		return nil
+	}
+	code, reason := ws.ParseCloseFrameData(payload)
+	if len(payload) == 0 {
+		code = ws.StatusNormalClosure
+	}
+	if err := ws.CheckCloseFrameData(code, reason); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.enqueueClose(slog.LevelDebug, code, "") // not at level info: a client chooses among 2,000 codes
+	return errClosed
+}
+
+// closeCode returns the close code, and the reason, for a violation of RFC 6455.
+func closeCode(err error) (ws.StatusCode, string) {
+	switch {
+	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):
+		return ws.StatusMessageTooBig, "The message is too large."
+	case errors.Is(err, wsutil.ErrInvalidUTF8):
+		return ws.StatusInvalidFramePayloadData, "The message is not UTF-8."
+	case errors.As(err, new(ws.ProtocolError)):
+		return ws.StatusProtocolError, err.Error()
+	default: // the network failed, or the client ended the connection without a close frame
+		return ws.StatusNormalClosure, ""
+	}
 }
 
 // accept counts a message against the rate limit. It returns false if the message
@@ -303,76 +308,4 @@ func (c *connection) accept() bool {
 
 func (c *connection) flooded() {
 	c.closeWith(codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
-}
-
-// incoming is a message from a client.
-type incoming struct {
-	Event string          `json:"event"`
-	Data  json.RawMessage `json:"data"`
-}
-
-func (c *connection) handle(m *gws.Message) {
-	if m.Opcode != gws.OpcodeText {
-		c.closeWith(codeUnsupported, "Only text messages are supported.")
-		return
-	}
-	var in incoming
-	if err := json.Unmarshal(m.Bytes(), &in); err != nil || in.Event == "" {
-		c.sendError(0, `A message must be a JSON object such as {"event":"pusher:subscribe","data":{"channel":"channel1"}}.`)
-		return
-	}
-	switch in.Event {
-	case "pusher:ping":
-		c.send(pongMessage)
-	case "pusher:pong": // any message counts as activity
-	case "pusher:subscribe":
-		if name, ok := c.channelName(in); !ok {
-			return
-		} else if strings.HasPrefix(name, "private-") || strings.HasPrefix(name, "presence-") {
-			c.sendError(codeUnauthorized, "This server has public channels only: for private and presence channels, use Pusher or another Channels server.")
-		} else if problem := c.server.subscribe(c, name); problem != "" {
-			c.sendError(0, problem)
-		}
-	case "pusher:unsubscribe":
-		if name, ok := c.channelName(in); ok {
-			c.server.unsubscribe(c, name)
-		}
-	default:
-		if strings.HasPrefix(in.Event, "client-") {
-			c.sendError(0, "Client events need a private or presence channel, and this server has public channels only.")
-		} else {
-			c.sendError(0, fmt.Sprintf("Unknown event %.40q.", in.Event))
-		}
-	}
-}
-
-// channelName returns the channel in a message's data. If there is no valid one, it
-// sends the client an error and returns false.
-func (c *connection) channelName(in incoming) (name string, ok bool) {
-	data := []byte(in.Data)
-	var inner string
-	if json.Unmarshal(data, &inner) == nil { // some libraries encode data twice
-		data = []byte(inner)
-	}
-	var subscription struct {
-		Channel string `json:"channel"`
-	}
-	if err := json.Unmarshal(data, &subscription); err != nil || !validChannel(subscription.Channel) {
-		c.sendError(0, invalidChannel(subscription.Channel))
-		return "", false
-	}
-	return subscription.Channel, true
-}
-
-// sendError sends pusher:error, with a null code if code is 0.
-func (c *connection) sendError(code int, text string) {
-	data := struct {
-		Code    *int   `json:"code"`
-		Message string `json:"message"`
-	}{Message: text}
-	if code != 0 {
-		data.Code = &code
-	}
-	encoded, _ := json.Marshal(data) // two plain fields can't fail
-	c.send(jsonFrame(outgoing{Event: "pusher:error", Data: encoded}))
 }

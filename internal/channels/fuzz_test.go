@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lxzan/gws"
 	"github.com/pusher/pusher-http-go/v5"
 )
 
@@ -79,8 +78,7 @@ func FuzzMessages(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c := &connection{server: s, id: "1.1", writing: true} // as if a write never ended: all stays queued
 		s.open.Add(1)
-		message := &gws.Message{Opcode: gws.OpcodeText, Data: bytes.NewBuffer(text)}
-		c.handle(message)
+		c.handle(text)
 		if len(c.queue) > 1 {
 			t.Errorf("%d responses to one message", len(c.queue))
 		}
@@ -121,7 +119,7 @@ func FuzzFrames(f *testing.F) {
 			if closed {
 				t.Fatalf("after a close frame came %x %q", head, payload)
 			}
-			closed = head == closeOpcode
+			closed = head == closeHead
 		}
 		if !closed {
 			t.Error("the connection ended without a close frame")

@@ -15,7 +15,6 @@
 package channels
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -32,7 +31,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lxzan/gws"
+	"github.com/gobwas/ws"
 )
 
 // Limits. Those of the protocol are Pusher's own
@@ -65,27 +64,21 @@ const (
 	dropAfter       = 60 * time.Second       // of silence, so at least one ping went unanswered
 	writeTimeout    = 10 * time.Second       // for a client to accept a batch
 	closeTimeout    = 2 * time.Second        // for a client's close frame
-	lingerTime      = 300 * time.Millisecond // for its close frame, where gws reads no further
+	lingerTime      = 300 * time.Millisecond // for its close frame, after an error
 )
 
 // Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to
 // 4199 to reconnect after a second or more, 4200 to 4299 to reconnect at once.
 // (https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/#error-codes)
 const (
-	codeUnknownKey         = 4001
-	codeUnreadableProtocol = 4006
-	codeUnknownProtocol    = 4007
-	codeMissingProtocol    = 4008
-	codeUnauthorized       = 4009
-	codeOverCapacity       = 4100
-	codeReconnect          = 4200
-	codeNoPong             = 4201
-
-	// RFC 6455, section 7.4.1.
-	codeProtocolError = 1002
-	codeUnsupported   = 1003
-	codeTooLarge      = 1009
-	codeInternalError = 1011
+	codeUnknownKey         ws.StatusCode = 4001
+	codeUnreadableProtocol ws.StatusCode = 4006
+	codeUnknownProtocol    ws.StatusCode = 4007
+	codeMissingProtocol    ws.StatusCode = 4008
+	codeUnauthorized       ws.StatusCode = 4009
+	codeOverCapacity       ws.StatusCode = 4100
+	codeReconnect          ws.StatusCode = 4200
+	codeNoPong             ws.StatusCode = 4201
 )
 
 // App is the app that a Server serves. All fields are required.
@@ -108,15 +101,14 @@ type Options struct {
 
 // Server is an http.Handler that serves one app's channels.
 type Server struct {
-	app      App
-	options  Options
-	log      *slog.Logger
-	mux      *http.ServeMux
-	upgrader *gws.Upgrader
-	started  time.Time
-	stop     context.CancelFunc // ends the sweeping
-	open     sync.WaitGroup     // one for each connection
-	queued   atomic.Int64       // frames in all queues
+	app     App
+	options Options
+	log     *slog.Logger
+	mux     *http.ServeMux
+	started time.Time
+	stop    context.CancelFunc // ends the sweeping
+	open    sync.WaitGroup     // one for each connection
+	queued  atomic.Int64       // frames in all queues
 
 	mu          sync.Mutex // held while an event is published: all subscribers receive events in the same order
 	closed      bool
@@ -145,12 +137,6 @@ func New(app App, options Options, log *slog.Logger) *Server {
 	if n := options.MaxConnections; n == 0 || n > maxConnections {
 		s.options.MaxConnections = maxConnections
 	}
-	s.upgrader = gws.NewUpgrader(handler{}, &gws.ServerOption{
-		ReadMaxPayloadSize: maxMessage,
-		HandshakeTimeout:   closeTimeout,
-		CheckUtf8Enabled:   true,
-		NewSession:         func() gws.SessionStorage { return nil },
-	})
 	s.mux.HandleFunc("GET /app/{key}", s.serveWebSocket)
 	s.mux.HandleFunc("POST /apps/{id}/events", s.serveEvents)
 	s.mux.HandleFunc("POST /apps/{id}/batch_events", s.serveBatch)
@@ -204,22 +190,17 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "This server is stopping. Try again in a moment.", http.StatusServiceUnavailable)
 		return
 	}
-	netConn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
+	netConn, _, _, err := ws.HTTPUpgrader{Timeout: closeTimeout}.Upgrade(r, w)
+	if err != nil { // the client is gone
+		if netConn != nil {
+			netConn.Close()
+		}
 		s.open.Done()
-		http.Error(w, "WebSockets need HTTP/1.1.", http.StatusHTTPVersionNotSupported)
 		return
 	}
 	c := &connection{Conn: netConn, server: s}
-	// A small buffer: messages from clients are short, and each connection holds one.
-	ws, err := s.upgrader.UpgradeFromConn(c, bufio.NewReaderSize(c, 512), r)
-	if err != nil { // the client is gone
-		netConn.Close()
-		s.open.Done()
-		return
-	}
 	s.admit(c, r)
-	go c.read(ws) // in a goroutine of its own, which frees what net/http keeps for the request
+	go c.read() // in a goroutine of its own, which frees what net/http keeps for the request
 }
 
 // isHandshake checks the headers before the connection is hijacked: afterwards no
@@ -247,7 +228,7 @@ func (s *Server) admit(c *connection, r *http.Request) {
 	s.clients[c.client]++
 	if code != 0 {
 		c.sendError(code, reason)
-		c.closeWith(uint16(code), reason)
+		c.closeWith(code, reason)
 		return
 	}
 	s.log.Debug("connected", "connection", c.id)
@@ -257,7 +238,7 @@ func (s *Server) admit(c *connection, r *http.Request) {
 
 // refusal returns the close code and the reason if c can't be admitted. The caller
 // holds s.mu.
-func (s *Server) refusal(c *connection, r *http.Request) (code int, reason string) {
+func (s *Server) refusal(c *connection, r *http.Request) (code ws.StatusCode, reason string) {
 	key, protocol := r.PathValue("key"), r.URL.Query().Get("protocol")
 	version, err := strconv.Atoi(protocol)
 	switch {
@@ -268,9 +249,9 @@ func (s *Server) refusal(c *connection, r *http.Request) (code int, reason strin
 	case s.options.ClientAddress != nil && s.clients[c.client] >= maxPerClient:
 		return codeOverCapacity, "Your network address has too many connections to this server. Reconnect later."
 	case !allowedOrigin(r):
-		return codeUnauthorized, fmt.Sprintf("The origin %.50q is not allowed: only this server's own pages may connect.", r.Header.Get("Origin"))
+		return codeUnauthorized, fmt.Sprintf("The origin %+.50q is not allowed: only this server's own pages may connect.", r.Header.Get("Origin"))
 	case key != s.app.Key:
-		return codeUnknownKey, fmt.Sprintf("App key %.40q not in this cluster. Did you forget to specify the cluster?", key)
+		return codeUnknownKey, fmt.Sprintf("App key %+.40q not in this cluster. Did you forget to specify the cluster?", key)
 	case protocol == "":
 		return codeMissingProtocol, "No protocol version. Connect with ?protocol=7."
 	case err != nil:

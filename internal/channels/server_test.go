@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gobwas/ws"
 	"github.com/lxzan/gws"
 	"github.com/pusher/pusher-http-go/v5"
 )
@@ -168,12 +170,12 @@ func (s *subscriber) silent() {
 	}
 }
 
-func (s *subscriber) closeCode() int {
+func (s *subscriber) closeCode() ws.StatusCode {
 	s.t.Helper()
 	select {
 	case err := <-s.closed:
 		if closing := new(gws.CloseError); errors.As(err, &closing) {
-			return int(closing.Code)
+			return ws.StatusCode(closing.Code)
 		}
 		return 0
 	case <-time.After(patience):
@@ -362,7 +364,7 @@ func TestProtocolVersions(t *testing.T) {
 func TestRefusedConnections(t *testing.T) {
 	tests := []struct {
 		name, path, origin string
-		code               int
+		code               ws.StatusCode
 		text               string
 	}{
 		{"unknown key", "/app/other?protocol=7", "", 4001, "Did you forget to specify the cluster?"},
@@ -397,16 +399,16 @@ func TestClosesAreLogged(t *testing.T) {
 	defer server.Close()
 	for _, payload := range []string{"\x03\xe8", "\x10\xe1"} { // 1000, 4321
 		leaving := dialRaw(t, server)
-		leaving.write(closeOpcode, payload)
-		leaving.wantClosed(int(payload[0])<<8 | int(payload[1]))
+		leaving.write(closeHead, payload)
+		leaving.wantClosed(ws.StatusCode(binary.BigEndian.Uint16([]byte(payload))))
 	}
 	dialFrom(t, server, path, "https://evil.example").closeCode()
 	malformed := dialRaw(t, server)
 	malformed.write(0x82, "binary")
-	malformed.wantClosed(codeUnsupported)
+	malformed.wantClosed(ws.StatusUnsupportedData)
 	unreadable := dialRaw(t, server)
 	unreadable.write(0xf1, "reserved bits")
-	unreadable.wantClosed(codeProtocolError)
+	unreadable.wantClosed(ws.StatusProtocolError)
 	s.Close()
 	for _, want := range []string{
 		`level=DEBUG msg="closed a WebSocket with code 1000" connection=`, `level=DEBUG msg="closed a WebSocket with code 4321"`,
@@ -692,7 +694,7 @@ func TestMalformedMessages(t *testing.T) {
 	tests := []struct {
 		name string
 		send string
-		code int // of the close frame
+		code ws.StatusCode // of the close frame; 0 if the client ends the connection
 	}{
 		{"binary", "\x82\x81\x00\x00\x00\x00x", 1003},
 		{"not masked", "\x81\x01x", 1002},
@@ -710,7 +712,7 @@ func TestMalformedMessages(t *testing.T) {
 		{"too many messages", many("\x81\x82\x00\x00\x00\x00{}", 600), 4100},
 		{"too many pings", many("\x89\x80\x00\x00\x00\x00", 600), 4100},
 		{"too many empty fragments", "\x01\x80\x00\x00\x00\x00" + many("\x00\x80\x00\x00\x00\x00", 12_000), 4100},
-		{"half a message, then gone", "\x81\xfe\x10\x00\x00", -1},
+		{"half a message, then gone", "\x81\xfe\x10\x00\x00", 0},
 	}
 	server, client := start(t)
 	witness := connect(t, server, "a")
@@ -720,7 +722,7 @@ func TestMalformedMessages(t *testing.T) {
 			if _, err := io.WriteString(c.conn, tt.send); err != nil {
 				t.Fatal(err)
 			}
-			if tt.code < 0 {
+			if tt.code == 0 {
 				c.conn.Close()
 			} else {
 				c.wantClosed(tt.code)

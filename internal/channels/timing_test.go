@@ -57,7 +57,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 				pings++
 				continue
 			}
-			if head != 0x88 || binary.BigEndian.Uint16(payload) != codeNoPong {
+			if head != 0x88 || binary.BigEndian.Uint16(payload) != uint16(codeNoPong) {
 				t.Errorf("got %x %q, want a close with %d", head, payload, codeNoPong)
 			}
 			break
