@@ -58,26 +58,16 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	debugging := flags.Bool("debug", false, "read templates/ and static/ from disk on each request, log every\nconnection, subscription and event, and have pusher-js log to the\nbrowser's console")
-	showVersion := flags.Bool("version", false, "print the versions of this program and of Go")
-	addr := ""
-	flags.Func("addr", "listen on `HOST:PORT`, by default 127.0.0.1:5000; without HOST, on all\nnetwork interfaces", func(value string) error {
-		addr = value
-		return listen.CheckAddr(value)
-	})
+	addr := flags.String("addr", "", "")
+	debugging := flags.Bool("debug", false, "")
 	err := flags.Parse(args)
 	command := flags.Arg(0)
 	switch {
 	case slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }):
-		fmt.Fprint(stdout, usage)
-		flags.SetOutput(stdout)
-		flags.PrintDefaults()
-		return nil
+		_, err := io.WriteString(stdout, usage)
+		return err
 	case err != nil:
 		return fmt.Errorf("%w; see pusher-sample -h", err)
-	case *showVersion:
-		fmt.Fprintln(stdout, "pusher-sample", version(), runtime.Version())
-		return nil
 	case command != "" && command != "trigger":
 		return fmt.Errorf("unknown command %.40q; see pusher-sample -h", command)
 	}
@@ -97,7 +87,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if command == "trigger" {
 		return trigger(config, flags.Args()[1:], stdout)
 	}
-	config.Addr = cmp.Or(addr, config.Addr)
+	config.Addr = cmp.Or(*addr, config.Addr)
 	a := newApp(config, log)
 	a.debug = *debugging
 	gcPercent := 100
@@ -131,14 +121,7 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	}
 	a.channels = channels.New(embedded, options, log)
 	a.pusher = newClient(a.settings, pusherapi.InProcess(a.channels))
-	a.pusher.Host = "embedded" // not looked up: its requests don't leave this process
 	return a
-}
-
-func (a *app) close() {
-	if a.channels != nil {
-		a.channels.Close()
-	}
 }
 
 // newClient returns the client that triggers all events.
@@ -210,7 +193,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	status, text := pusherapi.Explain(err, serverName(a.settings))
-	attrs := []any{"status", status, "server", a.pusher.Host, "reason", text}
+	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
 		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's own limit
 	}
@@ -223,7 +206,9 @@ func serveHealth(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok
 // serve serves until ctx ends or a signal arrives.
 func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	ctx = guard.StopContext(ctx)
-	defer a.close()
+	if a.channels != nil {
+		defer a.channels.Close()
+	}
 	handler, err := a.handler()
 	if err != nil {
 		return err
@@ -344,4 +329,9 @@ Settings are environment variables, or NAME=value lines in .env:
 
 Flags, before trigger:
 
+  -addr HOST:PORT     listen on this address, by default 127.0.0.1:5000; without HOST,
+                      on all network interfaces
+  -debug              read templates/ and static/ from disk on each request, log every
+                      connection, subscription and event, and have pusher-js log to the
+                      browser's console
 `
