@@ -15,7 +15,6 @@
 package channels
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -106,9 +105,8 @@ type Server struct {
 	log     *slog.Logger
 	mux     *http.ServeMux
 	started time.Time
-	stop    context.CancelFunc // ends the sweeping
-	open    sync.WaitGroup     // one for each connection
-	queued  atomic.Int64       // frames in all queues
+	open    sync.WaitGroup // one for each connection
+	queued  atomic.Int64   // frames in all queues
 
 	mu          sync.Mutex // held while an event is published: all subscribers receive events in the same order
 	closed      bool
@@ -122,14 +120,12 @@ type Server struct {
 // logs connections, subscriptions and events at level debug, and problems at higher levels.
 // Clients can cause any number of problems, so log should limit repeated messages.
 func New(app App, options Options, log *slog.Logger) *Server {
-	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
 		app:         app,
 		options:     options,
 		log:         log,
 		mux:         http.NewServeMux(),
 		started:     time.Now(),
-		stop:        stop,
 		connections: make(map[*connection]struct{}),
 		clients:     make(map[netip.Prefix]int),
 		channels:    make(map[string][]*connection),
@@ -140,7 +136,7 @@ func New(app App, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /app/{key}", s.serveWebSocket)
 	s.mux.HandleFunc("POST /apps/{id}/events", s.serveEvents)
 	s.mux.HandleFunc("POST /apps/{id}/batch_events", s.serveBatch)
-	go s.sweep(ctx)
+	time.AfterFunc(sweepInterval, s.sweep)
 	return s
 }
 
@@ -156,7 +152,6 @@ func (s *Server) Close() {
 		c.closeWith(codeReconnect, "This server is stopping. Reconnect at once.")
 	}
 	s.mu.Unlock()
-	s.stop()
 	ended := make(chan struct{})
 	go func() {
 		s.open.Wait()
@@ -232,8 +227,8 @@ func (s *Server) admit(c *connection, r *http.Request) {
 		return
 	}
 	s.log.Debug("connected", "connection", c.id)
-	c.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: jsonString(
-		fmt.Sprintf(`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout))}))
+	c.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: fmt.Sprintf(
+		`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout)}))
 }
 
 // refusal returns the close code and the reason if c can't be admitted. The caller
@@ -276,23 +271,22 @@ func (s *Server) remove(c *connection) {
 	s.open.Done()
 }
 
-// subscribe adds c to the subscribers of a channel. It returns the problem, if any,
-// in words for the client.
-func (s *Server) subscribe(c *connection, channel string) string {
+// subscribe adds c to the subscribers of a channel, and tells it so.
+func (s *Server) subscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case slices.Contains(c.subscriptions, channel):
-		return "Existing subscription to channel " + channel
+		c.sendError(0, "Existing subscription to channel "+channel)
 	case len(c.subscriptions) >= maxSubscriptions:
-		return fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions)
+		c.sendError(0, fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions))
+	default:
+		c.subscriptions = append(c.subscriptions, channel)
+		s.channels[channel] = append(s.channels[channel], c)
+		// While s.mu is held, so that no event of the channel is sent before it.
+		c.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: "{}"}))
+		s.log.Debug("subscribed", "connection", c.id, "channel", channel)
 	}
-	c.subscriptions = append(c.subscriptions, channel)
-	s.channels[channel] = append(s.channels[channel], c)
-	// While s.mu is held, so that no event of the channel is sent before it.
-	c.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: jsonString("{}")}))
-	s.log.Debug("subscribed", "connection", c.id, "channel", channel)
-	return ""
 }
 
 func (s *Server) unsubscribe(c *connection, channel string) {
@@ -328,7 +322,7 @@ func (s *Server) publish(events []event) {
 			if len(subscribers) == 0 {
 				continue
 			}
-			message := jsonFrame(outgoing{Event: e.Name, Channel: channel, Data: jsonString(*e.Data)})
+			message := jsonFrame(outgoing{Event: e.Name, Channel: channel, Data: *e.Data})
 			for _, c := range subscribers {
 				if c.id != e.SocketID {
 					c.send(message)
@@ -354,24 +348,19 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections at intervals. One goroutine for all of them makes
-// timers and deadlines for each unnecessary.
-func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		s.mu.Lock()
-		now := time.Since(s.started) // monotonic: setting the clock disconnects nobody
-		for c := range s.connections {
-			c.check(now)
-		}
-		s.mu.Unlock()
+// sweep checks all connections, again and again until the server is closed. One timer for
+// all of them makes timers and deadlines for each unnecessary.
+func (s *Server) sweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
 	}
+	now := time.Since(s.started) // monotonic: setting the clock disconnects nobody
+	for c := range s.connections {
+		c.check(now)
+	}
+	time.AfterFunc(sweepInterval, s.sweep)
 }
 
 // allowedOrigin reports whether the page in the Origin header may open a WebSocket: it must
