@@ -1,8 +1,9 @@
-// Pusher-sample is one page with one button. A click posts to /pusher, the
-// server triggers event1 on channel1, and every open page alerts its message.
+// Pusher-sample serves a page with one button. A click sends POST /pusher, the
+// server triggers event1 on channel1, and every open page shows the event's
+// message in an alert.
 //
-// A click goes: static/app.js → servePush → pusher.Client.Trigger → Pusher (or
-// the embedded internal/channels) → pusher-js in every page → alert.
+// The path of a click: static/app.js → servePush → pusher.Client.Trigger →
+// Pusher (or the embedded internal/channels) → pusher-js in every page → alert.
 package main
 
 import (
@@ -34,14 +35,14 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// What a click triggers: the page subscribes to the channel, and alerts the message.
+// A click triggers this event. The page subscribes to the channel and alerts the message.
 const (
 	channel = "channel1"
 	event   = "event1"
 	message = "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"
 )
 
-// maxTriggers is how many clicks may be in flight at one time.
+// maxTriggers is the maximum number of clicks in flight.
 const maxTriggers = 256
 
 //go:embed templates static
@@ -54,7 +55,7 @@ func main() {
 	}
 }
 
-// run runs the program until ctx ends, or until SIGINT or SIGTERM.
+// run runs the program until ctx is done, or until SIGINT or SIGTERM.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -98,7 +99,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return a.serve(ctx, stdout)
 }
 
-// app is the web app.
+// app is the web app, with everything that its handlers need.
 type app struct {
 	settings settings.Settings
 	debug    bool
@@ -124,7 +125,7 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	return a
 }
 
-// newClient returns the client that triggers all events.
+// newClient returns a Pusher client that triggers events through transport.
 func newClient(config settings.Settings, transport http.RoundTripper) *pusher.Client {
 	return &pusher.Client{
 		AppID:      config.AppID,
@@ -136,17 +137,17 @@ func newClient(config settings.Settings, transport http.RoundTripper) *pusher.Cl
 	}
 }
 
-// page is the data of templates/index.html.
+// page is the data for templates/index.html.
 type page struct {
 	Channel, Event string
 	Key            string
-	Cluster        string // of Pusher; else empty
-	Socket         string // URL of a self-hosted server; else empty
+	Cluster        string // Pusher cluster, if any
+	Socket         string // URL of a self-hosted server, if any
 	Debug          bool
 	Notice         string
 }
 
-// handler returns the handler of all requests.
+// handler returns the handler for all requests.
 func (a *app) handler() (http.Handler, error) {
 	config := a.settings
 	p := page{
@@ -154,7 +155,7 @@ func (a *app) handler() (http.Handler, error) {
 		Key: config.Key, Cluster: config.Cluster, Socket: config.SocketURL, Debug: a.debug,
 	}
 	if config.Heroku && config.Embedded() {
-		p.Notice = "No PUSHER_URL is set, so each dyno runs its own embedded server: clicks won't reach pages connected to other dynos."
+		p.Notice = "PUSHER_URL is not set, so each dyno runs its own embedded server, and clicks don't reach pages connected to other dynos. Set PUSHER_URL to send all events through Pusher."
 		a.log.Warn(p.Notice)
 	}
 	files, err := site.New(bundled, p)
@@ -179,14 +180,14 @@ func (a *app) handler() (http.Handler, error) {
 		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.Connect(), guard.SameOrigin(a.log, mux))), nil
 }
 
-// servePush handles a click. It triggers the event even if the browser has disconnected by
-// now, because other pages are waiting for the event.
+// servePush handles a click. It triggers the event even if the browser disconnects in the
+// meantime, because other pages are waiting for the event.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
 	a.respond(w, r, err)
 }
 
-// respond says ok if an event was accepted, else why it was not.
+// respond writes "ok" if err is nil. Otherwise it writes and logs an explanation of err.
 func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	if err == nil {
 		io.WriteString(w, "ok")
@@ -203,7 +204,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 
 func serveHealth(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }
 
-// serve serves until ctx ends or a signal arrives.
+// serve serves the app until ctx is done or a signal arrives.
 func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	ctx = guard.StopContext(ctx)
 	if a.channels != nil {
@@ -224,16 +225,16 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	return guard.Serve(ctx, a.log, listener, handler)
 }
 
-// trigger triggers one event and prints the result: the quickest test of an account.
+// trigger triggers one event and prints the result. It is the quickest way to check credentials.
 func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)
 	to, name, data := parts[0], parts[1], parts[2]
 	switch {
 	case len(args) > len(parts):
-		return errors.New("too many arguments for trigger: it accepts a channel, an event and data; put quotes around data with spaces")
+		return errors.New("trigger accepts at most three arguments, CHANNEL, EVENT and DATA: put quotes around data that contains spaces")
 	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
-		return errors.New("the names of the channel and the event can't begin with -; flags go before trigger, see pusher-sample -h")
+		return errors.New("channel and event names can't begin with -: put flags before trigger (see pusher-sample -h)")
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
@@ -245,13 +246,13 @@ func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	var fields map[string]any
 	json.Unmarshal([]byte(data), &fields)
 	if _, ok := fields["message"].(string); !ok && to == channel && name == event {
-		fmt.Fprintln(stdout, `The page can't show it: DATA must be JSON with a message, such as '{"message":"hi"}'.`)
+		fmt.Fprintln(stdout, `The page ignores this event: DATA must be a JSON object with a "message" string, such as '{"message":"hi"}'.`)
 	}
 	return nil
 }
 
-// announce logs the page's address and the settings in force. If an embedded server listens
-// on a loopback address, it prints how to use that server from another terminal.
+// announce logs the page's address and the settings in use. If the app uses its embedded server
+// on a loopback address, announce also prints commands that use it from another terminal.
 func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	config := a.settings
 	local, network := listen.URLs(at)
@@ -266,26 +267,26 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 		a.log.Info("other devices on the network can open the page", "page", strings.Join(network, " "))
 	}
 	if a.channels != nil && at.IP.IsLoopback() {
-		// The one place where a secret is shown: it was generated at this start, is worth
-		// nothing elsewhere, and is shown only to the person who started the program.
+		// This is the only place that shows a secret. It was generated at startup, is useless
+		// elsewhere, and is shown only to the person who started the program.
 		pusherURL := fmt.Sprintf("http://%s:%s@%s/apps/%s", config.Key, config.Secret, at, config.AppID)
 		fmt.Fprint(stdout, terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
 	}
 }
 
-// terminalHint returns the commands that use the server at pusherURL in another
-// terminal, for the usual shell of goos. A second app listens on addr.
+// terminalHint returns commands for another terminal that use the server at pusherURL, in the
+// syntax of goos's usual shell. The second instance listens on addr.
 func terminalHint(goos, pusherURL, addr string) string {
 	set := "PUSHER_URL=" + pusherURL + " "
 	if goos == "windows" {
 		set = "$env:PUSHER_URL='" + pusherURL + "'; " // PowerShell
 	}
-	return "In another terminal, trigger an event, or start a second app whose pages get the same events:\n  " +
+	return "In another terminal, trigger an event, or start a second instance that shares this one's events:\n  " +
 		set + "go run . trigger\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// serverName returns the Channels server's name for messages. Visitors of the page read
-// them, so the name doesn't include a self-hosted server's host.
+// serverName returns the Channels server's name for messages. Visitors of the page see these
+// messages, so the name never includes the host of a self-hosted server.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():
@@ -316,22 +317,23 @@ Pusher Channels.
 Settings are environment variables, or NAME=value lines in .env:
 
   PUSHER_URL          https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID, or the URL of
-                      a self-hosted server. Without it, app.cfg is read (see
-                      app.cfg.example); without either, an embedded server is used
-  PUSHER_CLUSTER      the app's cluster; overrides the one in PUSHER_URL or app.cfg
-  PUSHER_SOCKET_URL   ws[s]://HOST[:PORT] of a self-hosted server's WebSockets, if it is
-                      not the host in PUSHER_URL
+                      a self-hosted server; overrides app.cfg (see app.cfg.example).
+                      Without either, the app uses its embedded server
+  PUSHER_CLUSTER      the Channels app's cluster; overrides the cluster in PUSHER_URL or
+                      app.cfg
+  PUSHER_SOCKET_URL   ws[s]://HOST[:PORT] of a self-hosted server's WebSockets, if
+                      browsers can't reach the host in PUSHER_URL
   PORT                listen on this port on all network interfaces; -addr overrides it
-  RATE_LIMIT          max clicks per second per client address, in bursts of ten times
-                      as many; by default 1; 0 = unlimited
-  TRUST_PROXY         1 behind a reverse proxy that sets X-Forwarded-For and
-                      X-Forwarded-Proto; always on when deployed to Heroku
+  RATE_LIMIT          max clicks per second per client address (default 1; 0 =
+                      unlimited); a burst may be ten times as large
+  TRUST_PROXY         set to 1 behind a reverse proxy that sets X-Forwarded-For and
+                      X-Forwarded-Proto; always on at Heroku
 
-Flags, before trigger:
+Flags (put them before trigger):
 
   -addr HOST:PORT     listen on this address, by default 127.0.0.1:5000; without HOST,
                       on all network interfaces
-  -debug              read templates/ and static/ from disk on each request, log every
-                      connection, subscription and event, and have pusher-js log to the
-                      browser's console
+  -debug              read templates/ and static/ from disk on each request, log the
+                      embedded server's connections, subscriptions and events, and
+                      make pusher-js log to the browser's console
 `

@@ -1,6 +1,6 @@
-// The app in this process: what the handlers respond, and the commands of the program.
-// The benchmarks compare the handlers with the simplest possible Go servers. Tests
-// that run the program itself are in internal/e2e.
+// Tests of the app in process: the handlers' responses and the program's commands. The
+// benchmarks compare the handlers with minimal Go servers. Tests that run the built program
+// are in internal/e2e.
 package main
 
 import (
@@ -46,7 +46,7 @@ func environ(env map[string]string) []string {
 	return list
 }
 
-// newTestApp returns the app, which logs everything to log.
+// newTestApp returns an app that logs at all levels to log.
 func newTestApp(t testing.TB, config settings.Settings, log io.Writer) *app {
 	a := newApp(config, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if a.channels != nil {
@@ -87,7 +87,7 @@ func TestPage(t *testing.T) {
 		t.Errorf("the page has %s, which its policy forbids", found)
 	}
 	if resp, _ := pushertest.Request(t, "GET", server.URL, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified {
-		t.Errorf("asked for again: status %d, want 304", resp.StatusCode)
+		t.Errorf("with If-None-Match: status %d, want 304", resp.StatusCode)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("status %d, Allow %q, %.80q", resp.StatusCode, resp.Header.Get("Allow"), text)
 			}
 			if kind := resp.Header.Get("Content-Type"); tt.want >= 400 && kind != "text/plain; charset=utf-8" {
-				t.Errorf("the error is %s", kind)
+				t.Errorf("the error's Content-Type is %s", kind)
 			}
 			if resp.Header.Get("Content-Security-Policy") == "" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
 				t.Error("security headers are missing")
@@ -137,18 +137,18 @@ func TestRoutes(t *testing.T) {
 	}
 	for _, path := range []string{"/app/k", "/apps/1/events"} {
 		if resp, _ := pushertest.Request(t, "GET", hosted.URL+path); resp.StatusCode != 404 {
-			t.Errorf("%s: status %d though the embedded server is not in use", path, resp.StatusCode)
+			t.Errorf("%s: status %d, want 404 without the embedded server", path, resp.StatusCode)
 		}
 	}
 }
 
-// Requests that no browser sends get a plain status and reveal nothing.
+// Unusual requests, which no browser sends, get a short error that reveals nothing.
 func TestOddRequests(t *testing.T) {
 	server := startApp(t, nil)
 	tests := []struct {
-		request string // its first line, or more
+		request string // the request line, and headers if any
 		status  int
-		header  string // that the response must have
+		header  string // a header that the response must have
 	}{
 		{"GET / HTTP/1.0", 200, ""},
 		{"POST /pusher HTTP/1.0", 200, ""},
@@ -214,13 +214,13 @@ func TestOddRequests(t *testing.T) {
 	}
 }
 
-// The page and its policy name the Channels server that the settings name.
-func TestPageKnowsItsServer(t *testing.T) {
+// The page and its Content-Security-Policy name the Channels server from the settings.
+func TestPageUsesConfiguredServer(t *testing.T) {
 	tests := []struct {
 		name    string
 		env     map[string]string
 		page    string
-		connect string // what the policy lets it connect to
+		connect string // the policy's connect-src
 	}{
 		{"embedded", nil, `data-key="local" data-cluster="" data-socket=""`, "connect-src 'self';"},
 		{"cluster", map[string]string{"PUSHER_URL": "http://k:s@api-eu.pusher.com/apps/1"},
@@ -232,7 +232,7 @@ func TestPageKnowsItsServer(t *testing.T) {
 		{"self-hosted", map[string]string{"PUSHER_URL": "https://k:s@example.org:6001/apps/my-app"},
 			`data-key="k" data-cluster="" data-socket="wss://example.org:6001"`,
 			"connect-src 'self' wss://example.org:6001;"},
-		{"island", map[string]string{"DYNO": "web.1"}, "each dyno runs its own embedded server", "connect-src 'self';"},
+		{"Heroku without PUSHER_URL", map[string]string{"DYNO": "web.1"}, "each dyno runs its own embedded server", "connect-src 'self';"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestPageKnowsItsServer(t *testing.T) {
 				t.Errorf("policy %s; want %s", policy, tt.connect)
 			}
 			if strings.Contains(page, "secret") {
-				t.Error("the page speaks of a secret")
+				t.Error("the page contains the word secret")
 			}
 		})
 	}
@@ -291,7 +291,7 @@ func TestFailedClick(t *testing.T) {
 	}
 }
 
-// A self-hosted server's host is for the log: visitors don't read it.
+// The host of a self-hosted server is logged, but not shown to visitors.
 func TestFailedClickShowsNoHost(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()
@@ -324,7 +324,7 @@ func TestRateLimitAndCrossSite(t *testing.T) {
 	}
 }
 
-// Each of 300 clicks at once gets a response, and each ok is one event.
+// Each of 300 simultaneous clicks gets a response, and each "ok" is one event.
 func TestManyClicksAtOnce(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := startApp(t, map[string]string{"PUSHER_URL": upstream.PusherURL, "RATE_LIMIT": "0"})
@@ -334,21 +334,21 @@ func TestManyClicksAtOnce(t *testing.T) {
 		clicks.Go(func() { got.Click(app.URL) })
 	}
 	clicks.Wait()
-	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks are in flight. Wait a second, then click again.")
+	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks at once. Wait a second, then click again.")
 	if ok == 0 || ok+busy != 300 || len(upstream.Events()) != ok {
 		t.Errorf("%d events for these responses: %v", len(upstream.Events()), got.Responses())
 	}
 }
 
-// The upstream restarts during clicks: each gets a response, each ok is one event, and
-// an error says whether the event was sent, as far as that is known.
+// While the Channels server restarts, each click gets a response, each "ok" is one event, and
+// each error says whether the event was sent, as far as that is known.
 func TestUpstreamRestartsDuringClicks(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		stop func(*http.Server) error
 	}{
-		{"orderly", func(s *http.Server) error { return s.Shutdown(t.Context()) }},
-		{"cut", (*http.Server).Close},
+		{"graceful", func(s *http.Server) error { return s.Shutdown(t.Context()) }},
+		{"abrupt", (*http.Server).Close},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			upstream := pushertest.NewServer(t)
@@ -387,7 +387,7 @@ func TestUpstreamRestartsDuringClicks(t *testing.T) {
 			if got.Count("") != ok+failed {
 				t.Errorf("some clicks got no response: %v", got.Responses())
 			}
-			if events := len(upstream.Events()); events < ok || events > ok+unknown || tt.name == "orderly" && events != ok {
+			if events := len(upstream.Events()); events < ok || events > ok+unknown || tt.name == "graceful" && events != ok {
 				t.Errorf("%d events for these responses: %v", events, got.Responses())
 			}
 			if ok == before {
@@ -397,7 +397,7 @@ func TestUpstreamRestartsDuringClicks(t *testing.T) {
 	}
 }
 
-// The embedded server of one instance is the Channels server of another.
+// One instance can use the embedded server of another instance.
 func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
 	a := newTestApp(t, settings.Settings{}, pushertest.Log(t))
 	first := httptest.NewServer(handlerOf(t, a))
@@ -470,7 +470,7 @@ func TestTriggerCommand(t *testing.T) {
 		{"too large", env, []string{"trigger", "a", "b", strings.Repeat("x", 10<<10+1)}, "too large"},
 		{"flag as channel", env, []string{"trigger", "-x"}, "can't begin with -"},
 		{"flag as event", env, []string{"trigger", "a", "--x"}, "can't begin with -"},
-		{"too many words", env, []string{"trigger", "a", "b", "c", "d"}, "put quotes around"},
+		{"too many arguments", env, []string{"trigger", "a", "b", "c", "d"}, "put quotes around"},
 		{"wrong secret", map[string]string{"PUSHER_URL": strings.Replace(upstream.PusherURL, "testsecret", "othersecret", 1)}, []string{"trigger"}, "the secret is wrong"},
 	}
 	for _, tt := range failures {
@@ -501,14 +501,14 @@ func TestCommandLine(t *testing.T) {
 		{"long help for trigger", nil, []string{"trigger", "a", "--help"}, "TRUST_PROXY", ""},
 		{"port without a host", nil, []string{"-addr", "5001"}, "", "can't listen on 5001 (listen tcp: address 5001: missing port in address)"},
 		{"port too high", nil, []string{"-addr", ":99999"}, "", "can't listen on :99999 (listen tcp: address 99999: invalid port)"},
-		{"address in use", nil, []string{"-addr", taken.Addr().String()}, "", "is already in use: stop that program, or choose another address with -addr 127.0.0.1:"},
+		{"address in use", nil, []string{"-addr", taken.Addr().String()}, "", "is already in use by another program: stop it, or choose another address with -addr 127.0.0.1:"},
 		{"-addr overrides PORT", map[string]string{"PORT": "1"}, []string{"-addr", taken.Addr().String()}, "", taken.Addr().String() + " is already in use"},
 		{"unknown flag", nil, []string{"-x"}, "", "pusher-sample -h"},
 		{"unknown command", nil, []string{"tigger"}, "", `unknown command "tigger"`},
 		{"bad port", map[string]string{"PORT": "http"}, nil, "", "PORT"},
 		{"bad URL", map[string]string{"PUSHER_URL": "https://k:hush@api-eu.pusher.com"}, nil, "", "PUSHER_URL"},
-		{"port in use", map[string]string{"PORT": port}, nil, "", "is already in use: stop that program, or choose another address with -addr :"},
-		{"debug elsewhere", map[string]string{"PORT": "0"}, []string{"-debug"}, "", "start in the folder of the source code"},
+		{"port in use", map[string]string{"PORT": port}, nil, "", "is already in use by another program: stop it, or choose another address with -addr :"},
+		{"debug in another folder", map[string]string{"PORT": "0"}, []string{"-debug"}, "", "start in the folder of the source code"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -517,13 +517,13 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("printed %q, error %v; want %q, %q", out, err, tt.out, tt.fail)
 			}
 			if err != nil && (strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hush")) {
-				t.Errorf("not one line, or a secret: %v", err)
+				t.Errorf("the error has several lines or contains a secret: %v", err)
 			}
 		})
 	}
 }
 
-// Data that the page can't show is triggered all the same.
+// trigger sends data that the page ignores, but warns about it.
 func TestTriggerWarnsAboutData(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	env := map[string]string{"PUSHER_URL": upstream.PusherURL}
@@ -540,15 +540,15 @@ func TestTriggerWarnsAboutData(t *testing.T) {
 	} {
 		before := len(upstream.Events())
 		out, err := runProgram(t, env, "trigger", tt.channel, event, tt.data)
-		if warns := strings.Contains(out, "The page can't show it"); err != nil || warns != tt.warns || len(upstream.Events()) != before+1 {
+		if warns := strings.Contains(out, "The page ignores this event"); err != nil || warns != tt.warns || len(upstream.Events()) != before+1 {
 			t.Errorf("%s on %s: %v, %d events, printed %q", tt.data, tt.channel, err, len(upstream.Events())-before, out)
 		}
 	}
 }
 
-// A failed trigger says where its credentials are and which host it called; settings
-// with a typo are pointed out.
-func TestTriggerSaysWhichSettings(t *testing.T) {
+// A failed trigger names the source of its credentials and the host that it called. Misspelled
+// settings are logged.
+func TestFailedTriggerNamesItsSettings(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	host := upstream.HTTP.Listener.Addr().String()
 	upstream.HTTP.Close()
@@ -580,7 +580,7 @@ func TestTriggerSaysWhichSettings(t *testing.T) {
 	}
 }
 
-// What is logged and printed when the app is ready.
+// When the app is ready, it logs its settings and may print commands.
 func TestAnnounce(t *testing.T) {
 	const hosted = "http://testkey:testsecret@api-eu.pusher.com/apps/1"
 	tests := []struct {
@@ -612,12 +612,12 @@ func TestAnnounce(t *testing.T) {
 			newTestApp(t, config, io.MultiWriter(&out, pushertest.Log(t))).announce(at, &out)
 			for _, want := range tt.want {
 				if !strings.Contains(out.String(), want) {
-					t.Errorf("no %s", want)
+					t.Errorf("the output has no %s", want)
 				}
 			}
 			for _, not := range tt.not {
 				if strings.Contains(out.String(), not) {
-					t.Errorf("there is a %s", not)
+					t.Errorf("the output has %s", not)
 				}
 			}
 			if t.Failed() {
@@ -638,8 +638,8 @@ func TestTerminalHint(t *testing.T) {
 	}
 }
 
-// Heroku's ID of a request is in the log line of a failed click, at a bounded length;
-// without a trusted proxy it is not.
+// Behind a trusted proxy, the log line of a failed click has Heroku's request ID, cut to 200
+// characters.
 func TestFailedClickHasRequestID(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	upstream.HTTP.Close()
@@ -669,7 +669,7 @@ func TestDebug(t *testing.T) {
 	a := newTestApp(t, settings.Settings{}, &log)
 	a.debug = true
 	handler := handlerOf(t, a)
-	ask := func(method, path string) (int, string) {
+	request := func(method, path string) (int, string) {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
 		return w.Code, w.Body.String()
@@ -679,30 +679,30 @@ func TestDebug(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, text := ask("GET", "/"); !strings.Contains(text, `data-debug="true"`) {
-		t.Error("the page does not know that it is debugged")
+	if _, text := request("GET", "/"); !strings.Contains(text, `data-debug="true"`) {
+		t.Error(`the page has no data-debug="true"`)
 	}
 	edit("templates/index.html", "edited {{.Key}}")
 	edit("static/app.js", "edited too")
-	if _, text := ask("GET", "/"); text != "edited local" {
+	if _, text := request("GET", "/"); text != "edited local" {
 		t.Errorf("after an edit: %q", text)
 	}
-	if _, text := ask("GET", "/static/app.js"); text != "edited too" {
+	if _, text := request("GET", "/static/app.js"); text != "edited too" {
 		t.Errorf("after an edit: %q", text)
 	}
 	edit("templates/index.html", "one\ntwo {{.Nothing}}")
-	if status, text := ask("GET", "/"); status != 500 || !strings.Contains(text, "index.html:2") {
-		t.Errorf("a mistake: %d %q", status, text)
+	if status, text := request("GET", "/"); status != 500 || !strings.Contains(text, "index.html:2") {
+		t.Errorf("with an error in the template: %d %q", status, text)
 	}
-	if status, _ := ask("POST", "/pusher"); status != 200 || !strings.Contains(log.String(), "channel="+channel+" event="+event) {
+	if status, _ := request("POST", "/pusher"); status != 200 || !strings.Contains(log.String(), "channel="+channel+" event="+event) {
 		t.Errorf("status %d; the log has no event: %s", status, log.String())
 	}
 }
 
-// benchmark measures the app, and then a baseline: a server that does the least for the
-// same response. The difference is the app's own cost; both include the client.
-func benchmark(b *testing.B, method, app string, least http.HandlerFunc) {
-	baseline := httptest.NewServer(least)
+// benchmark measures the app, then a baseline: a minimal server that sends the same response.
+// The difference is the app's own cost; both include the client's.
+func benchmark(b *testing.B, method, app string, minimal http.HandlerFunc) {
+	baseline := httptest.NewServer(minimal)
 	b.Cleanup(baseline.Close)
 	for _, tt := range []struct{ name, url string }{{"app", app}, {"baseline", baseline.URL}} {
 		b.Run(tt.name, func(b *testing.B) {
@@ -733,7 +733,7 @@ func benchmark(b *testing.B, method, app string, least http.HandlerFunc) {
 	}
 }
 
-// BenchmarkIndex is a GET of the page; the baseline writes as many bytes.
+// BenchmarkIndex measures a GET of the page. The baseline writes the same bytes.
 func BenchmarkIndex(b *testing.B) {
 	app := startApp(b, nil).URL
 	_, text := pushertest.Request(b, "GET", app)
@@ -741,8 +741,8 @@ func BenchmarkIndex(b *testing.B) {
 	benchmark(b, "GET", app, func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
 }
 
-// BenchmarkPush is a click and its call to an API that responds at once; the baseline's
-// call is neither signed nor checked nor bounded.
+// BenchmarkPush measures a click, including its call to an API that responds immediately. The
+// baseline calls the same API without signatures, checks and limits.
 func BenchmarkPush(b *testing.B) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

@@ -1,8 +1,8 @@
 // A click asks this site's server to trigger an event. Pusher delivers the event over a
-// WebSocket to every open page, this one included, and each page alerts its message.
+// WebSocket to every open page, including this one, and each page shows its message in an alert.
 //
-// This file is the whole story. connection.js keeps the page connected and says in words
-// what goes wrong; kaomoji.js moves the kaomoji and shows one alert after another.
+// This file has everything that concerns Pusher. connection.js keeps the page connected and
+// explains errors; kaomoji.js animates the kaomoji and shows the alerts one at a time.
 
 import { connectionOptions, loadPusher, reportClick, watchConnection } from './connection.js';
 import { crash, takeOff } from './kaomoji.js';
@@ -19,8 +19,8 @@ const channel = pusher.subscribe(page.channel);
 for (const button of buttons) channel.bind(button.dataset.event, (data) => receive(button, data));
 watchConnection(pusher, channel);
 
-// To trigger events takes the app's secret, which no page may contain: everybody could
-// read it there. So the page asks its server, in main.go.
+// Triggering an event requires the app's secret. A page must not contain it, because anyone
+// could read it there, so the page asks its server (main.go) to trigger the event.
 async function click(button) {
   const flight = takeOff(button);
   const request = fetch(button.dataset.post, { method: 'POST', signal: AbortSignal.timeout(15_000) });
@@ -29,7 +29,7 @@ async function click(button) {
 
 function receive(button, data) {
   if (typeof data?.message !== 'string') {
-    console.warn('An event without a message to alert:', data);
+    console.warn('Ignored an event without a message:', data);
     return;
   }
   crash(button, () => alert(data.message));

@@ -1,10 +1,10 @@
 // Fallback for when pusher-js can't be loaded: the parts of its API that app.js and
 // connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // without a connection or a close code
-const ATTEMPT_MS = 15_000; // for one attempt, handshake included
-const RETRY_MS = 1_000;
-const RETRY_MAX_MS = 10_000;
+const UNAVAILABLE_MS = 10_000; // without a connection or a close code, until the state is "unavailable"
+const ATTEMPT_MS = 15_000; // for one attempt to connect, including the handshake
+const RETRY_MS = 1_000; // before the first attempt to reconnect
+const RETRY_MAX_MS = 10_000; // before later attempts
 
 class Emitter {
   #callbacks = new Map();
@@ -68,10 +68,10 @@ class Connection extends Emitter {
   #timer; // for the next step: open the socket, ping, or give up
   #unavailableTimer;
   #activityTimeout; // ms without a message before a ping
-  #serverTimeout; // the same, as the server wants it
+  #serverTimeout; // the server's limit for the same
   #pongTimeout;
-  #failures = 0; // attempts in a row that did not connect
-  #opened = -Infinity;
+  #failures = 0; // consecutive attempts that failed
+  #openedAt = -Infinity;
 
   constructor(url, { activityTimeout, pongTimeout }) {
     super();
@@ -88,14 +88,14 @@ class Connection extends Emitter {
 
   connect() {
     if (['connecting', 'connected', 'unavailable'].includes(this.state)) return;
-    if (!globalThis.WebSocket) return this.#become('failed');
-    this.#connecting();
+    if (!globalThis.WebSocket) return this.#setState('failed');
+    this.#startConnecting();
     this.#open();
   }
 
   disconnect() {
     this.#drop();
-    this.#become('disconnected');
+    this.#setState('disconnected');
   }
 
   send_event(event, data) {
@@ -105,15 +105,15 @@ class Connection extends Emitter {
 
   #open() {
     this.#drop();
-    this.#opened = performance.now();
+    this.#openedAt = performance.now();
     try {
       this.#socket = new WebSocket(this.#url);
     } catch {
-      return this.#closed(1006, 'blocked by the browser');
+      return this.#handleClose(1006, 'blocked by the browser');
     }
     this.#socket.onmessage = ({ data }) => this.#receive(data);
-    this.#socket.onclose = ({ code, reason }) => this.#closed(code, reason);
-    this.#after(ATTEMPT_MS, () => this.#closed(1006, 'no handshake in time'));
+    this.#socket.onclose = ({ code, reason }) => this.#handleClose(code, reason);
+    this.#schedule(ATTEMPT_MS, () => this.#handleClose(1006, 'no handshake in time'));
   }
 
   #receive(frame) {
@@ -124,13 +124,13 @@ class Connection extends Emitter {
     const { event, data } = message;
 
     if (this.state !== 'connected') {
-      if (event === 'pusher:error') this.#closed(data?.code, data?.message);
+      if (event === 'pusher:error') this.#handleClose(data?.code, data?.message);
       if (event !== 'pusher:connection_established') return;
       this.socket_id = data?.socket_id;
       this.#serverTimeout = data?.activity_timeout * 1000 || Infinity;
       this.#failures = 0;
       this.#waitForMessage();
-      this.#become('connected');
+      this.#setState('connected');
       return;
     }
     this.#waitForMessage();
@@ -139,32 +139,33 @@ class Connection extends Emitter {
     this.emit('message', message);
   }
 
-  // Any message shows that the connection is alive. Without one for long, a ping asks.
+  // Any message shows that the connection is alive. If none arrives for a while, send a ping.
   #waitForMessage() {
-    this.#after(Math.min(this.#activityTimeout, this.#serverTimeout), () => this.#ping());
+    this.#schedule(Math.min(this.#activityTimeout, this.#serverTimeout), () => this.#ping());
   }
 
   #ping() {
     this.send_event('pusher:ping', {});
-    this.#after(this.#pongTimeout, () => this.#closed(1006, 'no pong in time'));
+    this.#schedule(this.#pongTimeout, () => this.#handleClose(1006, 'no pong in time'));
   }
 
-  #closed(code, message) {
+  #handleClose(code, message) {
     this.#drop();
     if (code !== 1000 && code !== 1001) {
       this.emit('error', { type: 'WebSocketError', error: { type: 'PusherError', data: { code, message } } });
     }
-    if ((code >= 4000 && code < 4100) || code >= 4300) return this.#become('disconnected');
+    if ((code >= 4000 && code < 4100) || code >= 4300) return this.#setState('disconnected');
     // A close code shows that the server is available.
-    if (this.state === 'connected' || code >= 4100) this.#connecting();
-    this.#after(this.#delay(code), () => this.#open());
+    if (this.state === 'connected' || code >= 4100) this.#startConnecting();
+    this.#schedule(this.#delay(code), () => this.#open());
   }
 
-  // delay returns how long to wait before the next attempt: not at all after 42xx (though
-  // never in a tight loop), otherwise a second, and longer while attempts fail. It is
-  // random, because all pages lose a server at the same time.
+  // delay returns how long to wait before the next attempt. After a close code 42xx it is 0,
+  // unless the last attempt was less than a second ago. Otherwise it is a second, and twice as
+  // long after each failure. Some of it is random, because all pages lose their server at the
+  // same time and should not all reconnect at once.
   #delay(code) {
-    if (code >= 4200 && performance.now() - this.#opened > RETRY_MS) return 0;
+    if (code >= 4200 && performance.now() - this.#openedAt > RETRY_MS) return 0;
     return Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
   }
 
@@ -177,12 +178,12 @@ class Connection extends Emitter {
     this.#socket = undefined;
   }
 
-  #connecting() {
-    this.#become('connecting');
-    this.#unavailableTimer = setTimeout(() => this.#become('unavailable'), UNAVAILABLE_MS);
+  #startConnecting() {
+    this.#setState('connecting');
+    this.#unavailableTimer = setTimeout(() => this.#setState('unavailable'), UNAVAILABLE_MS);
   }
 
-  #become(current) {
+  #setState(current) {
     clearTimeout(this.#unavailableTimer);
     const previous = this.state;
     if (current === previous) return;
@@ -191,7 +192,7 @@ class Connection extends Emitter {
     this.emit('state_change', { previous, current });
   }
 
-  #after(ms, action) {
+  #schedule(ms, action) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(action, ms);
   }

@@ -1,14 +1,14 @@
-// Loads the client, keeps it connected, and says in words how the connection is and why a
-// click failed.
+// Loads the Channels client, keeps it connected, and shows the state of the connection and why
+// a click failed.
 //
 // For tests: body's data-state is connecting, connected, lost, busy, refused or blocked;
 // its data-client, once chosen, is pusher-js or fallback.
 
-import { arrives, turnBack } from './kaomoji.js';
+import { eventArrives, turnBack } from './kaomoji.js';
 
 const LOAD_MS = 3_000; // for pusher-js to load
-const ACTIVITY_MS = 15_000; // without a message, until a ping asks for one
-const PONG_MS = 12_000; // for the pong, until the connection counts as dead
+const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
+const PONG_MS = 12_000; // for a pong, before the connection counts as dead
 const RETRY_MS = 200; // before the first attempt to reconnect after a failed one
 const RETRY_MAX_MS = 10_000; // before later attempts
 
@@ -16,14 +16,14 @@ const page = document.body.dataset;
 const status = document.getElementById('status');
 const problem = document.getElementById('problem');
 
-// Browsers that lack this are older than those in index.html, whose text then stays.
+// Browsers without this function are older than index.html asks for; its text then stays.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
 show('connecting', 'Connecting…');
 
 // --- The client ---
 
 // loadPusher resolves to pusher-js or, if that fails to load or takes too long, to the
-// fallback. A pusher-js that loads later defines a class that nothing uses.
+// fallback. If pusher-js loads later, it is not used.
 export async function loadPusher() {
   const Pusher = await loadLibrary().catch(loadFallback);
   Pusher.logToConsole = page.debug === 'true';
@@ -51,7 +51,7 @@ async function loadFallback(error) {
     return Pusher;
   } catch (error) {
     console.error(error);
-    show('blocked', "The code that connects this page can't be loaded. Reload the page.");
+    show('blocked', "A script that this page needs can't be loaded. Reload the page.");
     return new Promise(() => {}); // without a client there is nothing more to do
   }
 }
@@ -76,7 +76,7 @@ export function connectionOptions() {
   };
 }
 
-// isHosted reports whether the server is Pusher's own.
+// isHosted reports whether the page connects to Pusher, not to a self-hosted server.
 function isHosted() {
   return Boolean(page.cluster && !page.socket);
 }
@@ -90,8 +90,8 @@ function serverURL() {
 
 // --- The connection ---
 
-// watchConnection shows the state of the connection, finds out when it is dead, and
-// reconnects sooner than the client would by itself.
+// watchConnection shows the state of the connection, detects when it is dead, and reconnects
+// sooner than the client would.
 export function watchConnection(pusher, channel) {
   const { connection } = pusher;
   let subscribed = false;
@@ -106,10 +106,11 @@ export function watchConnection(pusher, channel) {
     update();
   });
   connection.bind('error', (error) => {
-    // A close is in error.error. A message is in error: it counts if it refuses the subscription.
+    // A close code is in error.error. The data of a pusher:error message is in error.data, and
+    // matters only while the page is not subscribed.
     const data = error?.error?.data ?? (subscribed ? undefined : error?.data);
     if (!data?.code) return;
-    // 42xx asks the page to reconnect, as it does anyway.
+    // 42xx only asks the page to reconnect, which it does anyway.
     rejection = data.code >= 4000 && Math.floor(data.code / 100) !== 42 ? data : undefined;
     noteLoss();
   });
@@ -135,7 +136,7 @@ export function watchConnection(pusher, channel) {
   }
 
   function update() {
-    if (subscribed) show('connected', 'Connected. A click alerts every open page, this one too.');
+    if (subscribed) show('connected', 'Connected. A click alerts every open page, including this one.');
     else if (rejection) show(...explainRejection(rejection));
     else if (!navigator.onLine) show(everSubscribed ? 'lost' : 'connecting', 'This device is offline. Trying again…');
     else if (everSubscribed) show('lost', 'Connection lost. Reconnecting…');
@@ -149,8 +150,8 @@ export function watchConnection(pusher, channel) {
     pusher.connect();
   }
 
-  // After sleep or a change of network a WebSocket may be dead, though it looks open.
-  // verify finds out sooner than the client's own pings.
+  // After sleep or a change of network, a WebSocket can be dead although it looks open.
+  // verify detects that sooner than the client's own pings.
   function verify() {
     if (connection.state === 'unavailable') reconnect();
     if (connection.state !== 'connected') return;
@@ -159,8 +160,9 @@ export function watchConnection(pusher, channel) {
     pongTimer = setTimeout(reconnect, PONG_MS);
   }
 
-  // After a failed attempt, pusher-js waits 15, 30, then 60 s: long for a self-hosted server
-  // that was restarted. It has no event for that, so retrySooner watches its WebSockets.
+  // After a failed attempt, pusher-js waits 15, 30, then 60 s, which is too long when a
+  // self-hosted server was only restarted. pusher-js has no event for failed attempts, so
+  // retrySooner watches its WebSockets.
   function retrySooner({ Runtime }) {
     const { createWebSocket } = Runtime;
     let newest;
@@ -174,7 +176,7 @@ export function watchConnection(pusher, channel) {
         setTimeout(() => {
           const lost = everSubscribed && !rejection && ['connecting', 'unavailable'].includes(connection.state);
           if (lost && newest === socket) reconnect(); // no other attempt is in flight
-        }, wait * (1 + Math.random() / 2)); // not all pages at once
+        }, wait * (1 + Math.random() / 2)); // random, so that pages don't all reconnect at once
       });
       return socket;
     };
@@ -186,14 +188,14 @@ function explainUnavailable() {
   return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. If another network or browser doesn't help, the site owner should check that address.`;
 }
 
-// explainRejection returns the state and the words for a close code of the Channels protocol.
+// explainRejection returns the state and the text to show for a Channels close code.
 function explainRejection({ code, message }) {
   const server = isHosted() ? `cluster ${page.cluster}` : 'the server';
   const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
   if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
   if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
   if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts.`];
-  if (code >= 4100 && code < 4200) return ['busy', `The server accepts no connection for now (${reason}). Trying again…`];
+  if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now (${reason}). Trying again…`];
   return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
 }
 
@@ -207,8 +209,8 @@ function show(state, text) {
 let clicks = 0;
 let reported = 0; // the newest click whose result is shown
 
-// reportClick waits for a click's response and event, and shows what failed. The result
-// of a click never replaces that of a newer one.
+// reportClick waits for a click's response and event, and shows what failed. The result of a
+// click never replaces the result of a newer click.
 export async function reportClick(request, flight) {
   const click = ++clicks;
   const report = (text) => {
@@ -219,26 +221,26 @@ export async function reportClick(request, flight) {
   const reason = await whyFailed(request, flight);
   report(reason);
   if (!reason) {
-    if (await arrives(flight)) return;
+    if (await eventArrives(flight)) return;
     report(page.state === 'connected'
-      ? "The server accepted the click, but its event has not reached this page. Reload the page. If that doesn't help, the site owner should check that the app and this page use the same Pusher app."
-      : "The server accepted the click, but this page is not connected, so it can't alert.");
+      ? "The server accepted the click, but the event has not reached this page. Reload the page. If that doesn't help, the site owner should check that the server and the page use the same Channels app."
+      : "The server accepted the click, but this page is not connected, so it can't show the alert. Wait until it is connected, then click again.");
   }
   turnBack(flight);
 }
 
-// whyFailed resolves to why a request failed, or ''.
+// whyFailed resolves to the reason why a request failed, or to '' if it succeeded.
 async function whyFailed(request, flight) {
   try {
     const response = await request;
     const text = await response.text();
     console.log(text);
     if (response.ok) return '';
-    // Another type than text/plain is a proxy's error page.
+    // An error that is not text/plain comes from a proxy.
     const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
     return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;
   } catch (error) {
-    // An alert stops the page. While it is open, the time for the response may run out.
+    // An open alert pauses the page's scripts, and the request can time out meanwhile.
     if (flight.arrived) return '';
     console.error(error);
     if (error.name === 'TimeoutError') return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';
@@ -247,6 +249,3 @@ async function whyFailed(request, flight) {
   }
 }
 
-function pause(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}

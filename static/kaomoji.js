@@ -1,42 +1,43 @@
-// Moves the kaomoji, with style.css, and alerts its crashes one after another.
+// Animates the kaomoji, together with style.css, and shows an alert for each crash, one at a
+// time.
 
 const CRASH_MS = 100; // from an event to its alert, in a visible page
-const REST_MS = 300; // between two alerts, so that the page can be used
-const STAY_MS = 1_000; // of a crash, after its alert
-const BACK_MS = 600; // for the way back to the button
+const REST_MS = 300; // between two alerts, so that the page stays usable
+const STAY_MS = 1_000; // for which a crash stays visible after its alert
+const BACK_MS = 600; // for a kaomoji to return to its button
 const EVENT_MS = 4_000; // for the event of an accepted click to arrive
-const MAX_WAITING = 10; // crashes whose alert waits for another
+const MAX_QUEUED = 10; // crashes that may wait while an alert is open
 
 const sky = document.getElementById('sky');
 const trace = document.getElementById('trace');
 
 const lanes = [undefined, undefined, undefined]; // the flights on display
 const pending = []; // flights of clicks whose event has not arrived, oldest first
-const waiting = []; // crashes whose alert is still to come
+const alertQueue = []; // crashes whose alert has not been shown yet
 let alerting = false;
 let alerts = 0;
 let crashes = 0;
-let skipped = 0; // crashes that were not alerted
+let skipped = 0; // crashes without an alert
 
 // takeOff starts the flight of a click.
 export function takeOff(button) {
   const flight = newFlight(button);
   if (lanes.includes(undefined)) display(flight);
-  move(flight, 'flying');
+  setPhase(flight, 'flying');
   pending.push(flight);
   return flight;
 }
 
 // turnBack ends the flight of a click that failed.
 export function turnBack(flight) {
-  forget(flight);
-  move(flight, 'back');
+  removePending(flight);
+  setPhase(flight, 'back');
   setTimeout(() => remove(flight), BACK_MS);
 }
 
-// arrives resolves to whether a flight's event arrives in time. The time during which an
-// alert stops the page does not count.
-export async function arrives(flight) {
+// eventArrives resolves to whether the event of a flight arrives in time. The time while an
+// alert is open does not count.
+export async function eventArrives(flight) {
   let before;
   do {
     before = alerts;
@@ -45,15 +46,16 @@ export async function arrives(flight) {
   return flight.arrived;
 }
 
-// crash has the oldest flight of a button hit the pillar, or one from outside if there is
-// none, and then calls showAlert. Crashes that arrive during an alert wait.
+// crash makes the oldest flight of a button hit the pillar, then calls showAlert. If the button
+// has no flight, a kaomoji comes from outside the scene. Crashes that arrive while an alert is
+// open wait.
 export function crash(button, showAlert) {
   const flight = pending.find((flight) => flight.button === button) ?? newFlight();
   flight.arrived = true;
-  forget(flight);
+  removePending(flight);
   crashes++;
-  if (waiting.length < MAX_WAITING) {
-    waiting.push({ flight, showAlert });
+  if (alertQueue.length < MAX_QUEUED) {
+    alertQueue.push({ flight, showAlert });
   } else {
     skipped++;
     remove(flight);
@@ -64,11 +66,11 @@ export function crash(button, showAlert) {
 
 async function alertAll() {
   alerting = true;
-  while (waiting.length) {
-    const { flight, showAlert } = waiting.shift();
+  while (alertQueue.length) {
+    const { flight, showAlert } = alertQueue.shift();
     if (!lanes.includes(flight)) display(flight);
-    move(flight, 'hit');
-    await pauseIfVisible(CRASH_MS); // an alert stops all motion
+    setPhase(flight, 'hit');
+    await pauseIfVisible(CRASH_MS); // an alert stops all animation, so show the crash first
     showAlert();
     alerts++;
     setTimeout(() => remove(flight), STAY_MS);
@@ -78,10 +80,10 @@ async function alertAll() {
   alerting = false;
 }
 
-// writeTrace leaves the crashes on the page in words, for those who saw no alert.
+// writeTrace writes the number of crashes on the page, for people who saw no alert.
 function writeTrace() {
   trace.textContent = `Crashes: ${crashes}, the last at ${new Date().toLocaleTimeString()}.`;
-  if (skipped) trace.textContent += ` Too many at once to alert: ${skipped}.`;
+  if (skipped) trace.textContent += ` Not alerted, because too many came at once: ${skipped}.`;
 }
 
 function newFlight(button) {
@@ -91,7 +93,7 @@ function newFlight(button) {
   return { button, flyer, arrived: false };
 }
 
-// display puts a flight on its button, or outside the scene, in a lane of its own.
+// display puts the kaomoji of a flight on its button, or outside the scene, in a free lane.
 function display(flight) {
   const lane = Math.max(lanes.indexOf(undefined), 0);
   lanes[lane] = flight;
@@ -101,8 +103,8 @@ function display(flight) {
   sky.prepend(flight.flyer);
 }
 
-function move(flight, phase) {
-  flight.flyer.getBoundingClientRect(); // has the browser notice where the transition starts
+function setPhase(flight, phase) {
+  flight.flyer.getBoundingClientRect(); // forces a layout, so that the transition starts from here
   flight.flyer.dataset.phase = phase;
   updateButton(flight.button);
 }
@@ -113,7 +115,7 @@ function remove(flight) {
   updateButton(flight.button);
 }
 
-function forget(flight) {
+function removePending(flight) {
   if (pending.includes(flight)) pending.splice(pending.indexOf(flight), 1);
 }
 
@@ -126,7 +128,7 @@ function pause(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-// pauseIfVisible does not wait in a hidden page, where timers take a second or more.
+// pauseIfVisible waits for ms, but not in a hidden page, where timers take a second or more.
 function pauseIfVisible(ms) {
   return new Promise((resolve) => {
     if (document.hidden) return resolve();

@@ -20,7 +20,7 @@ import (
 	"unicode/utf8"
 )
 
-// event is an event of the HTTP API, as its sender wrote it.
+// event is an event in a request to the HTTP API.
 type event struct {
 	Name     string   `json:"name"`
 	Channel  string   `json:"channel"`
@@ -53,11 +53,11 @@ func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) {
 	}
 	err := s.decode(w, r, &b)
 	if n := len(b.Batch); err == nil && (n == 0 || n > maxBatch) {
-		err = fail(http.StatusBadRequest, "A batch has 1 to %d events, not %d", maxBatch, n)
+		err = fail(http.StatusBadRequest, "A batch must have 1 to %d events, not %d", maxBatch, n)
 	}
 	for _, e := range b.Batch {
 		if err == nil && len(e.Channels) > 0 {
-			err = fail(http.StatusBadRequest, "An event of a batch goes to one channel: use channel, not channels")
+			err = fail(http.StatusBadRequest, "An event in a batch goes to one channel: use channel, not channels")
 		}
 	}
 	s.trigger(w, r, b.Batch, err)
@@ -80,7 +80,7 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 	io.WriteString(w, "{}")
 }
 
-// decode authenticates a request and decodes its JSON body into a value.
+// decode authenticates a request and decodes its JSON body.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
 	body, refused := s.authenticate(w, r)
 	if refused != nil {
@@ -96,9 +96,9 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	return nil
 }
 
-// authenticate checks a request's signature, and reads its body only if that is valid,
-// so that only authenticated clients can send one. The order of the checks gives the most
-// helpful error. (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
+// authenticate checks a request's signature, and reads its body only if the signature is valid,
+// so that only authenticated clients can send one. The checks are in the order that gives the
+// most helpful error. (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
 	query := r.URL.Query() // without what is malformed: such a request has no valid signature
 	for _, name := range []string{"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"} {
@@ -141,8 +141,8 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *
 	return body, nil
 }
 
-// signedText returns the text that a request's signature signs: method, path, and the
-// query without the signature, sorted, names in lower case, unescaped.
+// signedText returns the text that a request's signature must sign: the method, the path, and
+// the query parameters except the signature, sorted and unescaped, with names in lower case.
 func signedText(method, path string, query url.Values) string {
 	var parts []string
 	for name, values := range query {
@@ -173,7 +173,7 @@ func invalidChannel(name string) string {
 	return fmt.Sprintf("Invalid channel name %.40q: use 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", name, maxChannelName)
 }
 
-// validate checks an event against the protocol's limits. It moves Channel into
+// validate checks an event against the protocol's limits. If the event has only Channel, it sets
 // Channels.
 func (e *event) validate() *apiError {
 	if e.Channel != "" && len(e.Channels) == 0 {

@@ -18,7 +18,7 @@ import (
 
 const closeHead = 0x88 // the first byte of a close frame
 
-// rawClient is a client that writes frames by hand, to do what clients must not.
+// rawClient is a client that writes its own frames, including invalid ones.
 type rawClient struct {
 	t    testing.TB
 	conn net.Conn
@@ -31,7 +31,7 @@ func handshakeOf(path string) string {
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 }
 
-// newRawClient sends the handshake and reads the 101.
+// newRawClient sends the handshake and reads the response, which must have status 101.
 func newRawClient(t testing.TB, conn net.Conn, path string) *rawClient {
 	t.Helper()
 	t.Cleanup(func() { conn.Close() })
@@ -108,7 +108,7 @@ func (c *rawClient) wantClosed(code ws.StatusCode) {
 		c.conn.Write(append([]byte{closeHead, 0x82, 0, 0, 0, 0}, payload[:2]...))
 		rest, err := io.ReadAll(c.r)
 		if len(rest) > 0 || err != nil {
-			c.t.Errorf("after the close came %x, error %v; want the connection's end", rest, err)
+			c.t.Errorf("after the close frame: received %x, error %v; want EOF", rest, err)
 		}
 		return
 	}

@@ -36,7 +36,7 @@ type connection struct {
 	writing      bool          // a goroutine is in write
 	writingSince time.Duration // start of its current batch, since server.started
 	writer       sync.WaitGroup
-	closing      bool      // a close frame is queued: nothing may follow
+	closing      bool      // a close frame is queued; no frame may follow
 	closeBy      time.Time // deadline for the client to end the connection
 }
 
@@ -89,7 +89,7 @@ func (c *connection) write() {
 		if err != nil {
 			c.closing = true
 			c.discard()
-			c.Conn.Close() // which ends the reading
+			c.Conn.Close() // also ends read
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (c *connection) discard() {
 func (c *connection) closeWith(code ws.StatusCode, reason string) {
 	level := slog.LevelInfo
 	if code == codeReconnect {
-		level = slog.LevelDebug // the server stops, and closes them all
+		level = slog.LevelDebug // the server is stopping and closes all connections
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,7 +172,7 @@ func (c *connection) check(now time.Duration) {
 	c.mu.Unlock()
 	switch idle := now - time.Duration(c.lastActivity.Load()); {
 	case idle > dropAfter:
-		c.closeWith(codeNoPong, "No pong came in time. Reconnect at once.")
+		c.closeWith(codeNoPong, "No pong was received in time. Reconnect at once.")
 	case idle > pingAfter:
 		c.send(pingFrame)
 	}
@@ -184,7 +184,7 @@ func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
 	if c.received.Add(int64(n)) > maxReceivedBytes {
-		c.flooded()
+		c.closeFlooding()
 	}
 	return n, err
 }
@@ -240,8 +240,8 @@ func (c *connection) readMessages() error {
 		case header.OpCode == ws.OpText:
 			var text []byte
 			if text, err = io.ReadAll(frames); err == nil && c.accept() {
-				// On another stack: decoding JSON needs 8 KB of it, which this
-				// goroutine would keep for as long as the connection lasts.
+				// Use another goroutine, because decoding JSON needs a stack of 8 KB,
+				// which this goroutine would keep as long as the connection is open.
 				var handled sync.WaitGroup
 				handled.Go(func() { c.handle(text) })
 				handled.Wait()
@@ -277,7 +277,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.enqueueClose(slog.LevelDebug, code, "") // not at level info: a client chooses among 2,000 codes
+	c.enqueueClose(slog.LevelDebug, code, "") // a client can send any of 2,000 codes
 	return errClosed
 }
 
@@ -295,17 +295,17 @@ func closeCode(err error) (ws.StatusCode, string) {
 	}
 }
 
-// accept counts a message against the rate limit. It returns false if the message
-// must be ignored because the connection is closing.
+// accept counts a message against the rate limit. It returns false if the connection is closing
+// and the message must be ignored.
 func (c *connection) accept() bool {
 	if c.messages.Add(1) > maxMessages {
-		c.flooded()
+		c.closeFlooding()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.closing
 }
 
-func (c *connection) flooded() {
+func (c *connection) closeFlooding() {
 	c.closeWith(codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
 }

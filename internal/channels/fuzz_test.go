@@ -14,7 +14,7 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// tamper is a RoundTripper that changes a signed request on its way.
+// tamper is a RoundTripper that changes a signed request in transit.
 type tamper struct {
 	handler http.Handler
 	change  func(r *http.Request)
@@ -44,7 +44,7 @@ func FuzzSignature(f *testing.F) {
 		client := pusher.Client{AppID: "1", Key: "key", Secret: secret, Host: "x", HTTPClient: &http.Client{Transport: wire}}
 		params := pusher.TriggerParams{}
 		if _, err := client.TriggerMultiWithParams([]string{"a", "b"}, name, data, params); err != nil && wire.status == http.StatusUnauthorized {
-			t.Fatalf("a request that pusher-http-go signed is refused: %v", err)
+			t.Fatalf("the server rejected a request that pusher-http-go signed: %v", err)
 		}
 		wire.change = func(r *http.Request) {
 			if inBody {
@@ -59,7 +59,7 @@ func FuzzSignature(f *testing.F) {
 		}
 		client.TriggerMulti([]string{"a"}, "hit", "data")
 		if wire.status < 400 {
-			t.Errorf("a request that was changed in transit is accepted with status %d", wire.status)
+			t.Errorf("the server accepted a request that was changed in transit: status %d", wire.status)
 		}
 	})
 }
@@ -76,7 +76,7 @@ func FuzzMessages(f *testing.F) {
 	s := New(App{"1", "key", "secret"}, Options{}, slog.New(slog.DiscardHandler))
 	f.Cleanup(s.Close)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c := &connection{server: s, id: "1.1", writing: true} // as if a write never ended: all stays queued
+		c := &connection{server: s, id: "1.1", writing: true} // as if a write were in progress, so that all frames stay queued
 		s.open.Add(1)
 		c.handle(text)
 		if len(c.queue) > 1 {
@@ -89,9 +89,8 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
-// FuzzFrames sends anything after the handshake. The server sends only whole frames and
-// at most one close frame, last; nothing of the connection is left behind; and another
-// connection still works.
+// FuzzFrames sends arbitrary bytes after the handshake. The server ends its frames with one
+// close frame and removes the connection, and another connection still works.
 func FuzzFrames(f *testing.F) {
 	for _, seed := range []string{
 		"\x81\x82\x00\x00\x00\x00{}", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00",
@@ -106,7 +105,7 @@ func FuzzFrames(f *testing.F) {
 	witness := dialRaw(f, server)
 	f.Fuzz(func(t *testing.T, bytes []byte) {
 		witness.t = t
-		witness.conn.SetDeadline(time.Now().Add(patience))
+		witness.conn.SetDeadline(time.Now().Add(timeout))
 		c := dialRaw(t, server)
 		c.conn.Write(bytes) // may fail: the server may have closed already
 		c.conn.(*net.TCPConn).CloseWrite()
@@ -117,7 +116,7 @@ func FuzzFrames(f *testing.F) {
 				break
 			}
 			if closed {
-				t.Fatalf("after a close frame came %x %q", head, payload)
+				t.Fatalf("received %x %q after a close frame", head, payload)
 			}
 			closed = head == closeHead
 		}
@@ -128,11 +127,11 @@ func FuzzFrames(f *testing.F) {
 		if head, payload := witness.frame(); head != 0x8A || string(payload) != "alive?" {
 			t.Fatalf("another connection got %x %q, want its pong", head, payload)
 		}
-		for end := time.Now().Add(patience); ; runtime.Gosched() {
+		for end := time.Now().Add(timeout); ; runtime.Gosched() {
 			s.mu.Lock()
 			connections, queued := len(s.connections), s.queued.Load()
 			for c := range s.connections {
-				c.messages.Store(0) // more pings than the rate limit allows
+				c.messages.Store(0) // the witness's pings would exceed the rate limit
 				c.received.Store(0)
 			}
 			s.mu.Unlock()

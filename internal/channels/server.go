@@ -1,10 +1,10 @@
 // Package channels is an embedded Pusher Channels server: public channels, in
-// memory, for one app. It implements as much of the Channels protocol, versions 5 to
-// 7, as pusher-js needs to subscribe and any Channels library needs to trigger, so
-// that an app that uses Channels can be tried, developed and tested without an
-// account.
+// memory, for one app. It implements the parts of the Channels protocol, versions 5
+// to 7, that pusher-js needs to subscribe and that Channels libraries need to trigger
+// events, so that an app that uses Channels can be tried, developed and tested without
+// an account.
 //
-//	GET  /app/{key}               the WebSocket that clients subscribe on
+//	GET  /app/{key}               opens the WebSocket on which clients subscribe
 //	POST /apps/{id}/events        triggers one event on up to 100 channels
 //	POST /apps/{id}/batch_events  triggers up to 10 events
 //
@@ -33,11 +33,11 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// Limits. Those of the protocol are Pusher's own
+// Limits. Those marked "Pusher's" are in Pusher's documentation
 // (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
 const (
 	maxConnections   = 20_000   // more get 4100
-	maxPerClient     = 500      // connections of one client address: an office behind one address
+	maxPerClient     = 500      // connections of one client address, which a whole office may share
 	maxSubscriptions = 100      // channels of one connection
 	maxMessage       = 8 << 10  // bytes of one message from a client; a subscription needs 300
 	maxMessages      = 500      // from one connection between two sweeps
@@ -57,13 +57,13 @@ const (
 	maxQueuedTotal  = 1 << 20  // frames of all connections
 	maxBatchBytes   = 64 << 10 // of one write, which has writeTimeout
 
-	activityTimeout = 120 // seconds, sent to clients: they ping after this much silence
+	activityTimeout = 120 // seconds, sent to clients, which ping after this time without activity
 	sweepInterval   = 5 * time.Second
-	pingAfter       = 25 * time.Second       // of silence; Heroku's router disconnects after 55 s
-	dropAfter       = 60 * time.Second       // of silence, so at least one ping went unanswered
-	writeTimeout    = 10 * time.Second       // for a client to accept a batch
+	pingAfter       = 25 * time.Second       // without activity; Heroku's router disconnects after 55 s
+	dropAfter       = 60 * time.Second       // without activity, so without a response to a ping
+	writeTimeout    = 10 * time.Second       // for a client to receive a batch
 	closeTimeout    = 2 * time.Second        // for a client's close frame
-	lingerTime      = 300 * time.Millisecond // for its close frame, after an error
+	lingerTime      = 300 * time.Millisecond // for a client's close frame after it sent an invalid frame
 )
 
 // Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to
@@ -87,14 +87,13 @@ type App struct {
 	Secret string // signs the HTTP API's requests; never logged
 }
 
-// Options are limits of a Server. The zero value is valid.
+// Options are the limits of a Server. The zero value means the default limits.
 type Options struct {
-	// MaxConnections is how many WebSockets may be open at one time, if that is less
-	// than 20,000; 0 means 20,000.
+	// MaxConnections is the maximum number of open WebSockets, up to 20,000; 0 means 20,000.
 	MaxConnections int
 
-	// ClientAddress returns the address of a request's client. Each address may have 500
-	// WebSockets open at one time. If ClientAddress is nil, there is no such limit.
+	// ClientAddress returns the address of a request's client. Each address may have at most
+	// 500 open WebSockets. If ClientAddress is nil, there is no such limit.
 	ClientAddress func(*http.Request) netip.Prefix
 }
 
@@ -108,7 +107,7 @@ type Server struct {
 	open    sync.WaitGroup // one for each connection
 	queued  atomic.Int64   // frames in all queues
 
-	mu          sync.Mutex // held while an event is published: all subscribers receive events in the same order
+	mu          sync.Mutex // held while an event is published, so that all subscribers receive events in the same order
 	closed      bool
 	lastID      uint64
 	connections map[*connection]struct{}
@@ -195,7 +194,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &connection{Conn: netConn, server: s}
 	s.admit(c, r)
-	go c.read() // in a goroutine of its own, which frees what net/http keeps for the request
+	go c.read() // in a new goroutine, so that net/http can free the request's memory
 }
 
 // isHandshake checks the headers before the connection is hijacked: afterwards no
@@ -283,7 +282,7 @@ func (s *Server) subscribe(c *connection, channel string) {
 	default:
 		c.subscriptions = append(c.subscriptions, channel)
 		s.channels[channel] = append(s.channels[channel], c)
-		// While s.mu is held, so that no event of the channel is sent before it.
+		// Sent while s.mu is held, so that no event of the channel is sent earlier.
 		c.send(jsonFrame(outgoing{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: "{}"}))
 		s.log.Debug("subscribed", "connection", c.id, "channel", channel)
 	}
@@ -348,15 +347,15 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections, again and again until the server is closed. One timer for
-// all of them makes timers and deadlines for each unnecessary.
+// sweep checks all connections periodically, until the server is closed. With this one timer,
+// connections need no timers and deadlines of their own.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	now := time.Since(s.started) // monotonic: setting the clock disconnects nobody
+	now := time.Since(s.started) // monotonic, so setting the clock disconnects no client
 	for c := range s.connections {
 		c.check(now)
 	}

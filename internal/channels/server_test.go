@@ -31,7 +31,7 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-const patience = 10 * time.Second // limit for what should arrive; a test that passes never waits that long
+const timeout = 10 * time.Second // for expected messages; a test that passes never waits that long
 
 var app = App{ID: "1", Key: "local", Secret: "a-secret"}
 
@@ -51,14 +51,14 @@ func start(t testing.TB) (*httptest.Server, *pusher.Client) {
 	}
 }
 
-// message is what clients and server send.
+// message is a message from a client or the server.
 type message struct {
 	Event   string          `json:"event"`
 	Channel string          `json:"channel"`
 	Data    json.RawMessage `json:"data"`
 }
 
-// text is Data, where it is the string that all events but errors have.
+// text returns Data, which is a JSON string in all events except pusher:error.
 func (m message) text(t testing.TB) string {
 	t.Helper()
 	var s string
@@ -91,7 +91,7 @@ func (s *subscriber) OnClose(_ *gws.Conn, err error) { s.closed <- err }
 
 const path = "/app/local?protocol=7&client=js&version=8.6.0&flash=false"
 
-// dial connects as the server's own page, without waiting for a message.
+// dial connects with the server's own origin, without waiting for a message.
 func dial(t testing.TB, server *httptest.Server, path string) *subscriber {
 	t.Helper()
 	return dialFrom(t, server, path, server.URL)
@@ -113,7 +113,7 @@ func dialFrom(t testing.TB, server *httptest.Server, path, origin string) *subsc
 	return s
 }
 
-// connect connects and subscribes.
+// connect connects and subscribes to channels.
 func connect(t testing.TB, server *httptest.Server, channels ...string) *subscriber {
 	t.Helper()
 	s := dial(t, server, path)
@@ -155,14 +155,15 @@ func (s *subscriber) next() message {
 		default:
 		}
 		s.t.Fatal("connection closed: ", err)
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		s.t.Fatal("timed out waiting for a message")
 	}
 	panic("unreachable")
 }
 
-// silent checks that no message was sent: the next one is the pong for its ping.
-func (s *subscriber) silent() {
+// wantNoMessage checks that the server has sent no message: it sends a ping, and the next
+// message must be the pong.
+func (s *subscriber) wantNoMessage() {
 	s.t.Helper()
 	s.send(`{"event":"pusher:ping","data":{}}`)
 	if m := s.next(); m.Event != "pusher:pong" {
@@ -178,7 +179,7 @@ func (s *subscriber) closeCode() ws.StatusCode {
 			return ws.StatusCode(closing.Code)
 		}
 		return 0
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		s.t.Fatal("the connection was not closed")
 	}
 	panic("unreachable")
@@ -224,15 +225,15 @@ func TestTriggerReachesSubscribers(t *testing.T) {
 	if _, err := client.TriggerWithParams("one", "hit", "not to one", pusher.TriggerParams{SocketID: &one.id}); err != nil {
 		t.Fatal(err)
 	}
-	one.silent()
-	other.silent()
+	one.wantNoMessage()
+	other.wantNoMessage()
 }
 
 func TestUnsubscribe(t *testing.T) {
 	server, client := start(t)
 	s := connect(t, server, "one", "two")
 	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"one"}}`)
-	s.silent() // now the server has read it
+	s.wantNoMessage() // and waits until the server has handled the message
 	if err := client.TriggerMulti([]string{"one", "two"}, "hit", "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -250,36 +251,36 @@ func TestSubscriberChurn(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	names := []string{"a", "b"}
 	subscribers := make([]*subscriber, 6)
-	there := make([]map[string]bool, len(subscribers))
+	subscribed := make([]map[string]bool, len(subscribers))
 	for i := range subscribers {
-		subscribers[i], there[i] = connect(t, server), map[string]bool{}
+		subscribers[i], subscribed[i] = connect(t, server), map[string]bool{}
 	}
 	for range 200 {
 		i, name := random.IntN(len(subscribers)), names[random.IntN(len(names))]
 		switch s := subscribers[i]; {
-		case !there[i][name]:
+		case !subscribed[i][name]:
 			s.send(`{"event":"pusher:subscribe","data":{"channel":"` + name + `"}}`)
 			s.next()
-			there[i][name] = true
+			subscribed[i][name] = true
 		case random.IntN(4) == 0: // disconnects
 			s.conn.WriteClose(1000, nil)
 			s.closeCode()
-			subscribers[i], there[i] = connect(t, server), map[string]bool{}
+			subscribers[i], subscribed[i] = connect(t, server), map[string]bool{}
 		default:
 			s.send(`{"event":"pusher:unsubscribe","data":{"channel":"` + name + `"}}`)
-			s.silent() // now the server has read it
-			delete(there[i], name)
+			s.wantNoMessage() // and waits until the server has handled the message
+			delete(subscribed[i], name)
 		}
 		if err := client.TriggerMulti(names, "hit", "x"); err != nil {
 			t.Fatal(err)
 		}
 		for i, s := range subscribers {
 			for _, name := range names {
-				if there[i][name] {
+				if subscribed[i][name] {
 					wantEvent(t, s.next(), name, "hit", "x")
 				}
 			}
-			s.silent()
+			s.wantNoMessage()
 		}
 	}
 }
@@ -295,12 +296,12 @@ func TestMessages(t *testing.T) {
 		{"ping", `{"event":"pusher:ping","data":{}}`, "pusher:pong", "{}"},
 		{"data encoded twice", `{"event":"pusher:subscribe","data":"{\"channel\":\"a\"}"}`, "pusher_internal:subscription_succeeded", "{}"},
 		{"longest name", `{"event":"pusher:subscribe","data":{"channel":"` + long[1:] + `"}}`, "pusher_internal:subscription_succeeded", "{}"},
-		{"too long a name", `{"event":"pusher:subscribe","data":{"channel":"` + long + `"}}`, "pusher:error", "Invalid channel name"},
+		{"name too long", `{"event":"pusher:subscribe","data":{"channel":"` + long + `"}}`, "pusher:error", "Invalid channel name"},
 		{"no name", `{"event":"pusher:subscribe","data":{}}`, "pusher:error", "Invalid channel name"},
 		{"no data", `{"event":"pusher:subscribe"}`, "pusher:error", "Invalid channel name"},
 		{"bad characters", `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, "pusher:error", "Invalid channel name"},
 		{"unsubscribe bad name", `{"event":"pusher:unsubscribe","data":{"channel":""}}`, "pusher:error", "Invalid channel name"},
-		{"twice", `{"event":"pusher:subscribe","data":{"channel":"here"}}`, "pusher:error", "Existing subscription to channel here"},
+		{"subscribed twice", `{"event":"pusher:subscribe","data":{"channel":"here"}}`, "pusher:error", "Existing subscription to channel here"},
 		{"private", `{"event":"pusher:subscribe","data":{"channel":"private-a"}}`, "pusher:error", `"code":4009`},
 		{"presence", `{"event":"pusher:subscribe","data":{"channel":"presence-a"}}`, "pusher:error", `"code":4009`},
 		{"client event", `{"event":"client-x","channel":"here","data":{}}`, "pusher:error", "Client events"},
@@ -309,7 +310,7 @@ func TestMessages(t *testing.T) {
 		{"an array", `[]`, "pusher:error", "JSON object"},
 		{"not JSON", `hello`, "pusher:error", "JSON object"},
 		{"empty", ``, "pusher:error", "JSON object"},
-		{"deep", strings.Repeat("[", 8_000), "pusher:error", "JSON object"},
+		{"deeply nested", strings.Repeat("[", 8_000), "pusher:error", "JSON object"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -320,7 +321,7 @@ func TestMessages(t *testing.T) {
 			if m.Event != tt.want || !strings.Contains(string(m.Data), tt.text) {
 				t.Errorf("got %s %s; want %s with %q", m.Event, m.Data, tt.want, tt.text)
 			}
-			s.silent() // the connection goes on
+			s.wantNoMessage() // the connection is still open
 		})
 	}
 }
@@ -348,7 +349,7 @@ func TestSubscriptionsPerConnection(t *testing.T) {
 	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"c1"}}`)
 	s.send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
 	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
-		t.Errorf("after making room: %s %s", m.Event, m.Data)
+		t.Errorf("after unsubscribing from one: %s %s", m.Event, m.Data)
 	}
 }
 
@@ -390,8 +391,8 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
-// The server logs the connections that it closes, with the reason: a page can't tell the
-// server's operator. A client's own close, with any code, is logged at level debug only.
+// The server logs the reason when it closes a connection, because the operator doesn't see what
+// the page shows. A close by the client, with any code, is logged at level debug only.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -448,7 +449,7 @@ func TestAllowedOrigins(t *testing.T) {
 			r.Header.Set("Origin", tt.origin)
 		}
 		if got := allowedOrigin(r); got != tt.want {
-			t.Errorf("a page of %q at the host %s, from %s: %v, want %v", tt.origin, tt.host, tt.peer, got, tt.want)
+			t.Errorf("origin %q, host %s, peer %s: %v, want %v", tt.origin, tt.host, tt.peer, got, tt.want)
 		}
 	}
 }
@@ -478,7 +479,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// handshake requests a WebSocket. header replaces the usual headers.
+// handshake sends a WebSocket handshake, in which header replaces the usual headers.
 func handshake(t *testing.T, server *httptest.Server, header http.Header) (status int) {
 	t.Helper()
 	r, _ := http.NewRequest("GET", server.URL+path, nil)
@@ -503,7 +504,7 @@ type call struct {
 	secret       string
 	query        url.Values
 	body         string
-	after        func(*call) // changes what is signed already
+	after        func(*call) // changes the call after it was signed
 }
 
 func (c *call) do(t *testing.T, server *httptest.Server) (status int, body string) {
@@ -562,7 +563,7 @@ func TestHTTPAPI(t *testing.T) {
 		{"too old", func(c *call) { c.query.Set("auth_timestamp", in(-610*time.Second)) }, 401, "Timestamp expired: Given timestamp (2"},
 		{"too new", func(c *call) { c.query.Set("auth_timestamp", in(610*time.Second)) }, 401, "not within 600s of server time (2"},
 		{"far too old", func(c *call) { c.query.Set("auth_timestamp", "-9223372036854775808") }, 401, "Timestamp expired"},
-		{"no number", func(c *call) { c.query.Set("auth_timestamp", "now") }, 401, "auth_timestamp"},
+		{"not a number", func(c *call) { c.query.Set("auth_timestamp", "now") }, 401, "auth_timestamp"},
 		{"wrong secret", func(c *call) { c.secret = "another" }, 401, "Invalid signature"},
 		{"wrong key", func(c *call) { c.query.Set("auth_key", "another") }, 400, "Unknown auth_key"},
 		{"wrong app", func(c *call) { c.path = "/apps/2/events" }, 404, "Unknown app"},
@@ -584,17 +585,17 @@ func TestHTTPAPI(t *testing.T) {
 		{"no data", func(c *call) { c.body = `{"name":"e","channels":["a"]}` }, 400, "no data"},
 		{"no name", func(c *call) { c.body = body("", `["a"]`, "x") }, 400, "no name"},
 		{"longest name", func(c *call) { c.body = body(strings.Repeat("柱", 200), `["a"]`, "x") }, 200, "{}"},
-		{"too long a name", func(c *call) { c.body = body(strings.Repeat("柱", 201), `["a"]`, "x") }, 400, "200 characters"},
+		{"name too long", func(c *call) { c.body = body(strings.Repeat("柱", 201), `["a"]`, "x") }, 400, "200 characters"},
 		{"no channel", func(c *call) { c.body = body("e", `[]`, "x") }, 400, "no channel"},
 		{"bad channel", func(c *call) { c.body = body("e", `["a","a b"]`, "x") }, 400, "Invalid channel name"},
 		{"100 channels", func(c *call) { c.body = body("e", repeat(`"a"`, 100), "x") }, 200, "{}"},
 		{"101 channels", func(c *call) { c.body = body("e", repeat(`"a"`, 101), "x") }, 400, "at most 100 channels, not 101"},
 		{"largest data", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10)) }, 200, "{}"},
-		{"too large data", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10+1)) }, 413, "10240 bytes"},
+		{"data too large", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10+1)) }, 413, "10240 bytes"},
 		{"huge body", func(c *call) { c.body = strings.Repeat("x", 1<<20+1) }, 413, "The body is over"},
 		{"bad socket_id", func(c *call) { c.body = `{"name":"e","channel":"a","data":"x","socket_id":"1"}` }, 400, "socket_id"},
 		{"GET", func(c *call) { c.method = "GET" }, 405, "Method Not Allowed"},
-		{"unknown address", func(c *call) { c.path = "/apps/1/channels" }, 404, "404"},
+		{"unknown path", func(c *call) { c.path = "/apps/1/channels" }, 404, "404"},
 		{"batch", func(c *call) {
 			c.path, c.body = "/apps/1/batch_events", `{"batch":`+repeat(one, 10)+`}`
 		}, 200, "{}"},
@@ -624,7 +625,7 @@ func TestHTTPAPI(t *testing.T) {
 			if status == 200 {
 				s.next() // the event
 			} else {
-				s.silent() // and none of a refused one
+				s.wantNoMessage()
 			}
 		})
 	}
@@ -641,7 +642,7 @@ func TestBatchIsAtomic(t *testing.T) {
 	if err == nil {
 		t.Error("a batch with an event that has no name was accepted")
 	}
-	s.silent()
+	s.wantNoMessage()
 }
 
 // A subscriber that does not read is dropped, and receives the reason once it reads; the
@@ -683,7 +684,7 @@ func dialRaw(t testing.TB, server *httptest.Server) *rawClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	return newRawClient(t, conn, path).established()
 }
 
@@ -702,9 +703,9 @@ func TestMalformedMessages(t *testing.T) {
 		{"unknown opcode", "\x83\x80\x00\x00\x00\x00", 1002},
 		{"not UTF-8", "\x81\x81\x00\x00\x00\x00\xff", 1007},
 		{"over 8 KB", "\x81\xfe\x20\x01\x00\x00\x00\x00" + many("x", 8193), 1009},
-		{"a claim of 2⁶³ bytes", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00", 1009},
+		{"a length of 2⁶³ bytes or more", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00", 1009},
 		{"fragments over 8 KB", "\x01\x80\x00\x00\x00\x00" + many("\x00\xfe\x10\x00\x00\x00\x00\x00"+many("x", 0x1000), 3), 1009},
-		{"a continuation of nothing", "\x80\x80\x00\x00\x00\x00", 1002},
+		{"continuation without a first fragment", "\x80\x80\x00\x00\x00\x00", 1002},
 		{"long ping", "\x89\xfe\x00\x7e\x00\x00\x00\x00" + many("x", 126), 1002},
 		{"close", "\x88\x82\x00\x00\x00\x00\x03\xe8", 1000},
 		{"short close", "\x88\x81\x00\x00\x00\x00\x03", 1002},
@@ -712,7 +713,7 @@ func TestMalformedMessages(t *testing.T) {
 		{"too many messages", many("\x81\x82\x00\x00\x00\x00{}", 600), 4100},
 		{"too many pings", many("\x89\x80\x00\x00\x00\x00", 600), 4100},
 		{"too many empty fragments", "\x01\x80\x00\x00\x00\x00" + many("\x00\x80\x00\x00\x00\x00", 12_000), 4100},
-		{"half a message, then gone", "\x81\xfe\x10\x00\x00", 0},
+		{"disconnect within a message", "\x81\xfe\x10\x00\x00", 0},
 	}
 	server, client := start(t)
 	witness := connect(t, server, "a")
@@ -735,8 +736,8 @@ func TestMalformedMessages(t *testing.T) {
 	}
 }
 
-// Events of one sender arrive in the order in which they were sent, however
-// many send at a time, and all of them.
+// All events of a sender arrive, in the order in which they were sent, even if several senders
+// send at the same time.
 func TestOrder(t *testing.T) {
 	server, client := start(t)
 	client.HTTPClient.Transport.(*http.Transport).MaxIdleConnsPerHost = 8
@@ -761,7 +762,7 @@ func TestOrder(t *testing.T) {
 		for range senders * events {
 			m := h.next()
 			if m.text(t) != fmt.Sprint(next[m.Event]) {
-				t.Fatalf("of sender %s came %s, not %d", m.Event, m.text(t), next[m.Event])
+				t.Fatalf("sender %s: received event %s, want %d", m.Event, m.text(t), next[m.Event])
 			}
 			next[m.Event]++
 		}
@@ -796,11 +797,11 @@ func TestClose(t *testing.T) {
 	if status := handshake(t, server, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("a new connection gets %d, want 503", status)
 	}
-	embedded.Close() // once more does no harm
+	embedded.Close() // closing twice is allowed
 }
 
-// pusher-js retries without pause if it is asked to reconnect before its connection is
-// established.
+// A connection that is being established gets an error message before it is closed: after a
+// close with 4200, pusher-js would retry without a pause.
 func TestCloseWhileClientsConnect(t *testing.T) {
 	for range 20 {
 		s := New(app, Options{}, slog.New(slog.DiscardHandler))
@@ -849,7 +850,7 @@ func (c counter) OnMessage(_ *gws.Conn, m *gws.Message) {
 	}
 }
 
-// loop is a minimal fan-out: it writes a prepared frame to each connection in turn.
+// loop is a minimal server: it writes the same frame to each connection in turn.
 type loop struct {
 	upgrader *gws.Upgrader
 	mu       sync.Mutex
@@ -889,12 +890,12 @@ func BenchmarkFanout(b *testing.B) {
 		b.Run(fmt.Sprint(n, "/app"), func(b *testing.B) {
 			benchmarkFanout(b, server, n, func() error { return client.Trigger("c", "event", "data") })
 		})
-		least := &loop{upgrader: gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)}
-		baseline := httptest.NewServer(least)
+		minimal := &loop{upgrader: gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)}
+		baseline := httptest.NewServer(minimal)
 		b.Cleanup(baseline.Close)
 		b.Run(fmt.Sprint(n, "/baseline"), func(b *testing.B) {
-			least.conns = nil
-			benchmarkFanout(b, baseline, n, least.trigger)
+			minimal.conns = nil
+			benchmarkFanout(b, baseline, n, minimal.trigger)
 		})
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"pusher-sample/internal/pushertest/pipe"
 )
 
-// timed runs a test on synctest's clock, with a server that is closed at its end.
+// timed runs a test on synctest's clock, with a server that it closes at the end.
 func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(app, Options{}, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -28,17 +28,17 @@ func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 	})
 }
 
-func TestIdleClientIsPingedInTimeForHeroku(t *testing.T) {
+func TestIdleClientIsPingedBeforeHerokuDisconnects(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		c := dialPipe(t, p).established()
-		for range 5 { // minutes of nothing but pings and pongs
+		for range 5 { // the client only responds to pings
 			start := time.Now()
 			head, _ := c.frame()
 			if head != 0x89 {
-				t.Fatalf("after %v came %x, not a ping", time.Since(start), head)
+				t.Fatalf("received %x after %v, want a ping", head, time.Since(start))
 			}
 			if wait := time.Since(start); wait > 54*time.Second {
-				t.Errorf("the ping came after %v; Heroku cuts at 55s", wait)
+				t.Errorf("received the ping after %v; Heroku disconnects after 55 s", wait)
 			}
 			c.write(0x8A, "")
 		}
@@ -68,20 +68,20 @@ func TestDeadClientIsDropped(t *testing.T) {
 		io.Copy(io.Discard, c.r) // until the connection ends
 		synctest.Wait()
 		if len(s.connections) != 0 {
-			t.Error("it is still counted")
+			t.Error("the connection is still registered")
 		}
 	})
 }
 
 func TestClientThatDoesNotReadIsDropped(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
-		c := dialPipe(t, p) // and never reads: a pipe holds nothing, so the first write is stuck
+		c := dialPipe(t, p) // never reads; a pipe has no buffer, so the first write blocks
 		time.Sleep(writeTimeout + closeTimeout + 2*sweepInterval)
 		synctest.Wait()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.connections) != 0 {
-			t.Error("it is still connected")
+			t.Error("the client is still connected")
 		}
 		c.conn.Close()
 	})
@@ -135,7 +135,7 @@ func TestTooManyConnectionsOfOneClient(t *testing.T) {
 	})
 }
 
-// The frames that wait for a subscriber are bounded, those being written included.
+// The queue of a subscriber is bounded, including the frames that are being written.
 func TestQueueIsBounded(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		c := dialPipe(t, p).established().subscribe("a") // reads nothing more
@@ -172,7 +172,7 @@ func TestLongestQueuesAreDroppedFirst(t *testing.T) {
 		for i := range events {
 			s.publish([]event{{Name: fmt.Sprint(i), Channels: []string{"a"}, Data: &data}})
 			if _, payload := reader.frame(); !bytes.Contains(payload, fmt.Appendf(nil, `"event":"%d"`, i)) {
-				t.Fatalf("instead of event %d came %s", i, payload)
+				t.Fatalf("want event %d, received %s", i, payload)
 			}
 		}
 		time.Sleep(closeTimeout)

@@ -1,5 +1,5 @@
-// Proves when and how often the page alerts, what it says of a click without an alert,
-// and what stays on the page.
+// Tests when and how often the page alerts, what it says about a click without an alert, and
+// what stays on the page.
 package e2e
 
 import (
@@ -27,8 +27,8 @@ func evaluate[T any](p *tab, expression string) T {
 	return value
 }
 
-// From the click to its alert takes at most 200 ms in a visible page on one machine.
-func TestClickIsAlertedSoon(t *testing.T) {
+// In a visible page, the alert follows the click within 200 ms.
+func TestAlertLatency(t *testing.T) {
 	app := start(t, "RATE_LIMIT=0")
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
@@ -43,7 +43,7 @@ func TestClickIsAlertedSoon(t *testing.T) {
 					break
 				}
 				if try == 10 { // the machine may be busy, but not all the time
-					t.Fatalf("it took %.0f ms", took)
+					t.Fatalf("the alert took %.0f ms, want at most 200 ms", took)
 				}
 				p.await("!document.querySelector('.flyer')")
 			}
@@ -51,7 +51,7 @@ func TestClickIsAlertedSoon(t *testing.T) {
 	}
 }
 
-// A hidden page alerts at once, without timers, which browsers slow down there.
+// A hidden page alerts immediately. It uses no timers, which browsers slow down in hidden pages.
 func TestHiddenPageAlertsAtOnce(t *testing.T) {
 	app := start(t, "RATE_LIMIT=0")
 	for _, cdn := range bothClients {
@@ -64,14 +64,14 @@ func TestHiddenPageAlertsAtOnce(t *testing.T) {
 				pushertest.Request(t, "POST", app.url+"/pusher")
 				p.wantAlert()
 			}
-			if took := time.Since(began); took > 4*time.Second { // timers there take a second or more each
+			if took := time.Since(began); took > 4*time.Second { // each timer would take a second or more
 				t.Errorf("5 alerts took %v", took)
 			}
 		})
 	}
 }
 
-// While an alert is open, ten more wait; all others are only counted.
+// While an alert is open, up to ten more wait; the page only counts the rest.
 func TestEventsDuringAlert(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {
@@ -89,19 +89,19 @@ func TestEventsDuringAlert(t *testing.T) {
 			for range 10 {
 				p.wantAlert()
 			}
-			p.await("/^Crashes: 51, .* Too many at once to alert: 40\\.$/.test(document.getElementById('trace').textContent)")
+			p.await("/^Crashes: 51, .* Not alerted, because too many came at once: 40\\.$/.test(document.getElementById('trace').textContent)")
 			pushertest.Request(t, "POST", app.url+"/pusher")
 			p.wantAlert()
 			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 52,')")
 			if n := len(p.alerts); n > 0 {
-				t.Errorf("%d alerts too many", n)
+				t.Errorf("%d unexpected alerts", n)
 			}
 		})
 	}
 }
 
-// An event that can't be alerted is skipped; the next one is alerted.
-func TestOddEvents(t *testing.T) {
+// The page ignores events without a message, and alerts the next event that has one.
+func TestEventsWithoutMessage(t *testing.T) {
 	t.Parallel()
 	sample := sampleEvent(t)
 	for _, cdn := range bothClients {
@@ -128,13 +128,13 @@ func TestOddEvents(t *testing.T) {
 	}
 }
 
-// A click that the server accepts, but whose event does not arrive, is reported.
+// The page reports a click that the server accepted, but whose event does not arrive.
 func TestClickWithoutEvent(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
-			io.WriteString(w, "{}") // accepted, and not delivered
+			io.WriteString(w, "{}") // accept the event, but don't deliver it
 			return
 		}
 		upstream.ServeHTTP(w, r)
@@ -148,7 +148,7 @@ func TestClickWithoutEvent(t *testing.T) {
 			began := time.Now()
 			p.click()
 			p.await("!!document.querySelector('.push.away')")
-			p.awaitProblem("its event has not reached this page")
+			p.awaitProblem("the event has not reached this page")
 			if took := time.Since(began); took > 20*time.Second {
 				t.Errorf("it took %v", took)
 			}
@@ -157,7 +157,7 @@ func TestClickWithoutEvent(t *testing.T) {
 	}
 }
 
-// An alert that stays open for long makes no click fail whose response comes meanwhile.
+// A click does not fail because its response arrives while an alert is open, however long.
 func TestLongAlert(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {
@@ -166,7 +166,7 @@ func TestLongAlert(t *testing.T) {
 			upstream := pushertest.NewServer(t)
 			closed := make(chan bool)
 			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
-				upstream.ServeHTTP(w, r) // the event goes out
+				upstream.ServeHTTP(w, r) // delivers the event before the response
 				if r.Method == http.MethodPost {
 					<-closed
 				}
@@ -188,7 +188,7 @@ func TestLongAlert(t *testing.T) {
 	}
 }
 
-// The result of a click does not replace that of a newer one.
+// The result of a click does not replace the result of a newer click.
 func TestNewestResultStays(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {
@@ -220,7 +220,7 @@ func TestNewestResultStays(t *testing.T) {
 	}
 }
 
-// With reduced motion the crash is one still picture, before the alert and a second
+// With reduced motion, the crash is one still frame, visible before the alert and for a second
 // after it.
 func TestReducedMotion(t *testing.T) {
 	p := newTab(t, blocked)
@@ -229,7 +229,7 @@ func TestReducedMotion(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.open(start(t).url, "connected")
-	// Each frame tells whether the crash is in it.
+	// Record for each frame whether the crash is visible.
 	p.do(chromedp.Evaluate[chromedp.Void](`window.before = window.after = 0;
 		const look = () => {
 			const flyer = document.querySelector('.flyer');
@@ -254,7 +254,7 @@ func TestReducedMotion(t *testing.T) {
 	}
 }
 
-// Where the browser suppresses alerts, a trace of the crashes stays on the page.
+// If the browser suppresses alerts, the page still shows the number of crashes.
 func TestTraceWithoutAlerts(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {

@@ -1,5 +1,5 @@
-// Drives browsers, and nothing else: it starts Chromium, opens pages, clicks, and
-// waits for alerts and states.
+// Helpers that drive a browser: they start Chromium, open pages, click, and wait for alerts and
+// states.
 package e2e
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// launch starts a Chromium that trusts the tests' certificate, with more flags.
+// launch starts Chromium with additional flags. It trusts the tests' certificate.
 func launch(flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
 	certificate, err := pushertest.Certificate()
 	if err != nil {
@@ -34,14 +34,14 @@ func launch(flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop fu
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(pin[:])))
 	if os.Getuid() == 0 {
-		options = append(options, chromedp.NoSandbox) // Chromium refuses to run as root with it
+		options = append(options, chromedp.NoSandbox) // Chromium refuses to run as root with the sandbox
 	}
 	allocator, end := chromedp.NewExecAllocator(context.Background(), append(options, flags...)...)
 	ctx, _ = chromedp.NewContext(allocator)
 	return ctx, func() { chromedp.Cancel(ctx); end() }, chromedp.Do(ctx)
 }
 
-// Chromium, started once for most tests, and what ends it.
+// openBrowser starts Chromium once, for most tests; closeBrowser ends it.
 var (
 	closeBrowser func()
 	openBrowser  = sync.OnceValues(func() (ctx context.Context, err error) {
@@ -50,11 +50,11 @@ var (
 	})
 )
 
-// browser returns the common Chromium.
+// browser returns the shared Chromium.
 func browser(t testing.TB) context.Context {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it needs a browser; -short leaves it out")
+		t.Skip("needs a browser; skipped with -short")
 	}
 	ctx, err := openBrowser()
 	if err != nil {
@@ -63,8 +63,8 @@ func browser(t testing.TB) context.Context {
 	return ctx
 }
 
-// The first test that needs a page tries the essential path. If the page is broken,
-// that test fails, and all others are skipped instead of timing out in turn.
+// The first test that needs a page first checks the basics. If the page is broken, that test
+// fails, and all others are skipped instead of timing out one by one.
 var (
 	tryPage    sync.Once
 	brokenPage string // what failed; empty if the page works
@@ -74,7 +74,7 @@ func requirePage(t testing.TB) {
 	t.Helper()
 	root := browser(t)
 	tryPage.Do(func() {
-		t.Log("first, the essential path: a page of each client, a click, an alert in each")
+		t.Log("checking the basics first: a page with each client, a click, an alert in each page")
 		brokenPage = "see the first browser test"
 		app := start(t)
 		var tabs []*tab
@@ -105,41 +105,41 @@ func requirePage(t testing.TB) {
 type cdn int
 
 const (
-	served  cdn = iota // with the real pusher-js, from npm
-	blocked            // with an error at once
-	silent             // never
+	served       cdn = iota // with the real pusher-js, from npm
+	blocked                 // with an error, immediately
+	unresponsive            // never
 )
 
 func (c cdn) String() string {
-	return [...]string{"with pusher-js", "CDN blocked", "CDN silent"}[c]
+	return [...]string{"with pusher-js", "CDN blocked", "CDN unresponsive"}[c]
 }
 
-// bothClients are the shortest ways to the page's two Channels clients.
+// bothClients makes the page use each of its two Channels clients, without a delay.
 var bothClients = []cdn{served, blocked}
 
-// The page's names for the two, in data-client.
+// Values of the page's data-client.
 const (
 	pusherJS = "pusher-js"
 	fallback = "fallback"
 )
 
-// tab is one open page, with cookies, cache and storage of its own.
+// tab is one open page, with its own cookies, cache and storage.
 type tab struct {
 	t       testing.TB
 	ctx     context.Context
-	alerts  chan string // that were shown, and closed at once
-	client  string      // the Channels client that the page is to use
-	failure string      // the first line of what failed the test
+	alerts  chan string // messages of the alerts shown; each is closed immediately
+	client  string      // the Channels client that the page must use
+	failure string      // the first line of the test's failure
 
 	keepOpen sync.Mutex // held by a test to keep alerts open
 
 	mu      sync.Mutex
 	console []string // exceptions, console lines, failed requests, policy violations
 	thrown  string   // the first uncaught exception
-	refused string   // the first request of the page's own that failed
+	failed  string   // the first failed request to the page's own server
 }
 
-// newTab opens an empty tab in the common browser.
+// newTab opens an empty tab in the shared browser.
 func newTab(t testing.TB, library cdn) *tab {
 	t.Helper()
 	requirePage(t)
@@ -200,7 +200,7 @@ func newTabIn(t testing.TB, browser context.Context, library cdn) *tab {
 	return p
 }
 
-// watch keeps what the page logs and what the browser logs about it.
+// watch records what the page logs, and what the browser logs about the page.
 func (p *tab) watch(messages iter.Seq2[chromedp.ConsoleMessage, error]) {
 	for m, err := range messages {
 		if err != nil {
@@ -216,7 +216,7 @@ func (p *tab) watch(messages iter.Seq2[chromedp.ConsoleMessage, error]) {
 			p.thrown = cmp.Or(p.thrown, line)
 		}
 		if m.Source != "" && m.Type == chromedp.ConsoleError && !strings.Contains(line, "https://js.pusher.com/") {
-			p.refused = cmp.Or(p.refused, line)
+			p.failed = cmp.Or(p.failed, line)
 		}
 		p.mu.Unlock()
 	}
@@ -234,10 +234,10 @@ func (p *tab) threw() string {
 func (p *tab) didNotLoad() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return cmp.Or(p.thrown, p.refused)
+	return cmp.Or(p.thrown, p.failed)
 }
 
-// report says where the page is, what it shows and what it logged.
+// report returns the page's address, its text and its console.
 func (p *tab) report() string {
 	ctx, cancel := context.WithTimeout(p.ctx, 2*time.Second)
 	defer cancel()
@@ -266,10 +266,10 @@ func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// open opens a page and waits until it is in a state, with the client.
+// open opens a page and waits until it uses p.client and is in the given state.
 func (p *tab) open(url, state string) {
 	p.t.Helper()
-	// Not chromedp.Navigate, which waits for everything to load: a silent CDN never does.
+	// Not chromedp.Navigate, which waits for all resources: an unresponsive CDN sends nothing.
 	if _, err := chromedp.Call(p.ctx, page.Navigate, page.NavigateParams{URL: url}); err != nil {
 		p.fatal("%v", err)
 	}
@@ -278,20 +278,21 @@ func (p *tab) open(url, state string) {
 	p.awaitState(state)
 }
 
-// await waits until an expression is true in the page. It ends if the page throws an
-// exception that nothing catches.
+// await waits until a JavaScript expression is true in the page. It fails if the page throws
+// an uncaught exception.
 func (p *tab) await(expression string) {
 	p.t.Helper()
 	p.awaitOr(p.threw, expression)
 }
 
+// awaitOr is like await, but fails if problem returns text.
 func (p *tab) awaitOr(problem func() string, expression string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
 	defer cancel()
 	for {
 		seen := problem() // before the expression, which may have become true since
-		// Errors are expected while a page is replaced.
+		// Errors are expected while the tab loads another page.
 		if is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression)); err == nil && is {
 			return
 		}
@@ -306,7 +307,7 @@ func (p *tab) awaitOr(problem func() string, expression string) {
 	}
 }
 
-// awaitState waits until the page is in a state: connection.js lists them.
+// awaitState waits until the page is in one of the states that connection.js lists.
 func (p *tab) awaitState(state string) {
 	p.t.Helper()
 	p.await(fmt.Sprintf("document.body?.dataset.state === %q", state))

@@ -1,5 +1,4 @@
-// Proves that Pusher's own libraries work with the embedded server, for triggering and
-// for receiving.
+// Tests that Pusher's own libraries can trigger and receive events through the embedded server.
 package e2e
 
 import (
@@ -16,7 +15,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-// npm installs, once, the packages that most tests use, and returns their folder.
+// npm installs the packages that most tests use, once, and returns their folder.
 var npm = sync.OnceValues(func() (string, error) {
 	return npmInstall("pusher@5.3.4", "pusher-js@8.6.0", "axe-core@4.14.1")
 })
@@ -27,7 +26,7 @@ func npmInstall(packages ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // npm itself may wait for ever
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // npm itself can wait forever
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "npm", append([]string{"install", "--no-save", "--no-audit", "--no-fund", "--prefix", dir}, packages...)...)
 	cmd.Dir, cmd.WaitDelay = dir, time.Second
@@ -56,7 +55,7 @@ func npmFile(t testing.TB, name string) []byte {
 	return file
 }
 
-// Pusher's libraries for Node: one triggers by HTTP, two receive.
+// One Node client triggers events over HTTP, and two pusher-js clients receive them.
 func TestNodeClients(t *testing.T) {
 	t.Parallel()
 	modules := npmFolder(t)

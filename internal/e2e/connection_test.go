@@ -1,5 +1,5 @@
-// Proves that the state which the page shows is true, and that the page reconnects by
-// itself: dead and lost connections, offline devices, close codes, clients that don't load.
+// Tests that the page shows the true state of its connection and reconnects by itself: dead and
+// lost connections, offline devices, close codes, clients that don't load.
 package e2e
 
 import (
@@ -28,8 +28,8 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// edited returns the URL of a proxy to app that changes what the browser gets: edit
-// returns the new text of a file, or "" for status 404.
+// edited returns the URL of a proxy to app that changes the files that the browser receives:
+// edit returns the new text of a file, or "" for status 404.
 func edited(t testing.TB, app string, edit func(path, text string) string) string {
 	t.Helper()
 	target, err := url.Parse(app)
@@ -63,8 +63,8 @@ func edited(t testing.TB, app string, edit func(path, text string) string) strin
 	return proxy.URL
 }
 
-// withTimes returns the URL of a proxy to app that changes constants in the page's
-// scripts, given as names and milliseconds, so that tests are quick.
+// withTimes returns the URL of a proxy to app that shortens times in the page's scripts, so
+// that tests are fast. times maps the names of constants to milliseconds.
 func withTimes(t testing.TB, app string, times map[string]int) string {
 	t.Helper()
 	var mu sync.Mutex
@@ -91,8 +91,8 @@ func withTimes(t testing.TB, app string, times map[string]int) string {
 	})
 }
 
-// wire is a TCP proxy that can go silent: its connections then stay open and forward
-// nothing, as after sleep or a change of network.
+// wire is a TCP proxy that can stop forwarding while its connections stay open, as after sleep
+// or a change of network.
 type wire struct {
 	url string
 
@@ -155,8 +155,7 @@ func (c *wireConn) forward(to, from net.Conn) {
 	}
 }
 
-// silence stops the connections so far from forwarding and, if later is true, those to
-// come as well.
+// silence makes the existing connections stop forwarding and, if later is true, new ones too.
 func (w *wire) silence(later bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,7 +167,7 @@ func (w *wire) silence(later bool) {
 	}
 }
 
-// cut ends the connections so far.
+// cut closes the existing connections.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -178,7 +177,7 @@ func (w *wire) cut() {
 	}
 }
 
-// recordStates has the page keep the states that it goes through, in window.states.
+// recordStates makes the page record its states in window.states.
 func (p *tab) recordStates() {
 	p.t.Helper()
 	p.do(chromedp.Evaluate[chromedp.Void](`window.states = [];
@@ -191,7 +190,7 @@ func (p *tab) awaitReconnect() {
 	p.await("states.includes('lost') && document.body.dataset.state === 'connected'")
 }
 
-// A WebSocket that is open but dead is noticed by pings, and replaced.
+// Pings detect a WebSocket that is open but dead, and the page reconnects.
 func TestDeadConnection(t *testing.T) {
 	t.Parallel()
 	script, err := os.ReadFile("../../static/connection.js")
@@ -204,7 +203,7 @@ func TestDeadConnection(t *testing.T) {
 		sum += ms
 	}
 	if sum < 5_000 || sum > 29_000 {
-		t.Errorf("a dead connection is noticed after %d ms, want less than 30 s", sum)
+		t.Errorf("a dead connection is detected after %d ms, want 5 s to 29 s", sum)
 	}
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
@@ -222,13 +221,13 @@ func TestDeadConnection(t *testing.T) {
 	}
 }
 
-// A page without network says so, and reconnects when the network is back.
+// A page that is offline says so, and reconnects when it is online again.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
-			// A ping asks at once, not after ACTIVITY_MS.
+			// The page pings immediately, not after ACTIVITY_MS.
 			w := newWire(t, withTimes(t, start(t).url, map[string]int{"PONG_MS": 300}))
 			p := newTab(t, cdn)
 			p.open(w.url, "connected")
@@ -251,12 +250,12 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// The page checks its connection when it may have died unnoticed.
+// The page checks its connection whenever the connection may have died unnoticed.
 func TestReturningPageChecksConnection(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		script string // what happens; "" for a tab that was hidden and is shown
+		script string // simulates the event; "" hides the tab and shows it again
 	}{
 		{"shown", ""},
 		{"restored from the back-forward cache", "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"},
@@ -315,7 +314,7 @@ func TestStateAfterCloseCode(t *testing.T) {
 		name         string
 		code         int
 		connectFirst bool
-		now, then    string // states: while the server closes, and after it is gone
+		now, then    string // states while the server closes connections, and after it is gone
 	}{
 		{"reconnect, on the first load", 4200, false, "connecting", "blocked"},
 		{"over capacity, on the first load", 4100, false, "busy", "blocked"},
@@ -359,7 +358,7 @@ func TestStateAfterCloseCode(t *testing.T) {
 	}
 }
 
-// The page, which has pusher-js reconnect sooner, does not interrupt a slow attempt.
+// The page makes pusher-js reconnect sooner, but does not interrupt a slow attempt.
 func TestSlowHandshakeIsNotInterrupted(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
@@ -401,7 +400,7 @@ func TestNoClientLoads(t *testing.T) {
 	p.await("document.getElementById('status').textContent.includes('Reload the page')")
 }
 
-// A browser too old for the page's scripts shows what to do.
+// In a browser that is too old for its scripts, the page says what to do.
 func TestOldBrowser(t *testing.T) {
 	const text = "document.querySelector('#status .late')?.innerText.includes('use a newer browser') && getComputedStyle(document.querySelector('.late')).visibility === 'visible'"
 	t.Parallel()
@@ -416,7 +415,7 @@ func TestOldBrowser(t *testing.T) {
 		p := newTab(t, blocked)
 		p.do(chromedp.Navigate(url))
 		p.awaitOr(func() string { return "" }, text)
-		p.forgive("SyntaxError")
+		p.expectException("SyntaxError")
 	})
 	t.Run("missing function", func(t *testing.T) {
 		t.Parallel()
@@ -426,12 +425,12 @@ func TestOldBrowser(t *testing.T) {
 		}
 		p.do(chromedp.Navigate(start(t).url))
 		p.awaitOr(func() string { return "" }, text)
-		p.forgive("too old")
+		p.expectException("too old")
 	})
 }
 
-// forgive lets the page have thrown an exception, which must contain text.
-func (p *tab) forgive(text string) {
+// expectException checks that the page threw an exception that contains text.
+func (p *tab) expectException(text string) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()

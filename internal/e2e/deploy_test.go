@@ -1,5 +1,5 @@
-// Proves that the program works where it is deployed: under the Procfile, as several
-// instances, with Pusher's hosted clusters and with self-hosted servers.
+// Tests deployments: the Procfile, several instances, Pusher's hosted clusters, and self-hosted
+// servers.
 package e2e
 
 import (
@@ -26,8 +26,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A hosted cluster, under its own name and with TLS: the page's policy lets pusher-js
-// connect by WebSocket, and by SockJS where WebSockets are blocked.
+// With a hosted cluster, under its real name and over TLS, the page's policy lets pusher-js
+// connect by WebSocket, and by SockJS if WebSockets are blocked.
 func TestHostedCluster(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
@@ -38,7 +38,7 @@ func TestHostedCluster(t *testing.T) {
 			t.Parallel()
 			upstream := pushertest.NewServer(t)
 			sockJS := pushertest.SockJS(t, upstream.HTTP.URL)
-			var hosts sync.Map // that were connected to
+			var hosts sync.Map // hosts that received a connection
 			cluster := pushertest.NewTLSServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				hosts.Store(r.Host, true)
 				switch {
@@ -82,8 +82,8 @@ func TestHostedCluster(t *testing.T) {
 	}
 }
 
-// startProxy starts an HTTP proxy that connects to address, whatever host it is asked
-// for, and returns its URL.
+// startProxy starts an HTTP proxy that connects every client to address, whatever host the
+// client requests. It returns the proxy's URL.
 func startProxy(t testing.TB, address string) string {
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
@@ -110,7 +110,7 @@ func startProxy(t testing.TB, address string) string {
 	return proxy.URL
 }
 
-// Two instances with one PUSHER_URL: a click on either alerts the pages of both.
+// Two instances share one PUSHER_URL: a click in a page of either alerts the pages of both.
 func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
@@ -129,8 +129,8 @@ func TestTwoInstances(t *testing.T) {
 	}
 }
 
-// What the program prints for another terminal works there as it is: trigger, and a
-// second app that shares the events.
+// The commands that the program prints work as printed: trigger, and a second instance that
+// shares the events.
 func TestSecondTerminal(t *testing.T) {
 	t.Parallel()
 	binary, err := buildProgram()
@@ -162,7 +162,7 @@ func TestSecondTerminal(t *testing.T) {
 
 	flag, addr, _ := strings.Cut(lines[1][2], " ")
 	if flag != "-addr" || !strings.HasPrefix(addr, "127.0.0.1:") || strings.HasSuffix(addr, ":"+first.port()) {
-		t.Errorf("a second app would listen on %s", lines[1][2])
+		t.Errorf("the second instance would listen on %s", lines[1][2])
 	}
 	cmd := command(flag, "127.0.0.1:0") // the next port can be in use
 	cmd.Env = []string{lines[1][1]}
@@ -171,7 +171,7 @@ func TestSecondTerminal(t *testing.T) {
 	client = pushertest.Subscribe(t, first.url, "local", event.channel)
 	pushertest.Request(t, "POST", second.url+"/pusher")
 	if got := client.Next(t); !strings.Contains(got, event.message) {
-		t.Errorf("a click in the second app sent %s", got)
+		t.Errorf("a click in the second instance sent %s", got)
 	}
 	t.Run("pages", func(t *testing.T) {
 		pages := []*tab{newTab(t, served), newTab(t, served)}
@@ -186,8 +186,8 @@ func TestSecondTerminal(t *testing.T) {
 	})
 }
 
-// The Procfile, under a process manager: the port, the variables that old add-ons set,
-// and SIGTERM.
+// Under a process manager, the Procfile works with a given port, the variables that old add-ons
+// set, and SIGTERM.
 func TestProcfile(t *testing.T) {
 	path, err := exec.LookPath("foreman")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Proves that the page says, in words, what went wrong.
+// Tests that the page explains what went wrong.
 package e2e
 
 import (
@@ -35,7 +35,7 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	p.awaitProblem("The server can't be reached")
 }
 
-// The page explains that the server does not know its key.
+// The page explains that the server doesn't know the page's key.
 func TestPageSaysThatKeyIsUnknown(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, "testkey", "otherkey", 1))
@@ -46,7 +46,7 @@ func TestPageSaysThatKeyIsUnknown(t *testing.T) {
 	}
 }
 
-// The page puts close codes into words.
+// The page explains close codes.
 func TestPageExplainsCloseCodes(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := start(t, "PUSHER_URL="+upstream.PusherURL)
@@ -55,7 +55,7 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 		state, text string
 	}{
 		{4004, "refused", "over its connection quota"},
-		{4100, "busy", "accepts no connection for now (code 4100: no)"},
+		{4100, "busy", "isn't accepting connections right now (code 4100: no)"},
 		{4123, "busy", "(code 4123: no)"},
 		{4009, "refused", "may not accept pages from"},
 	} {
@@ -80,7 +80,7 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 	}
 }
 
-// The page says so where WebSockets are blocked and there is no other way.
+// If WebSockets are blocked and there is no other transport, the page says so.
 func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
 	t.Parallel() // each client takes 10 s to give up
 	upstream := pushertest.NewServer(t)

@@ -1,5 +1,5 @@
-// Proves that the essential path works in Firefox: two pages, a click, exact alerts, a
-// hidden tab, pusher-js and the fallback, and the close codes of the server.
+// Tests the basics in Firefox: a click alerts two pages, one of them hidden, with pusher-js and
+// with the fallback; and the page receives the server's close codes.
 package e2e
 
 import (
@@ -16,7 +16,7 @@ import (
 // Not parallel with other tests: the server waits only 2 s for a browser's close frame.
 func TestFirefox(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it needs a browser; -short leaves it out")
+		t.Skip("needs a browser; skipped with -short")
 	}
 	path, err := exec.LookPath("firefox-esr")
 	if err != nil {
@@ -35,9 +35,9 @@ func TestFirefox(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "testdata/firefox.js")
 	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "FIREFOX="+path, "URL="+app.url,
-		"IMPATIENT="+startImpatient(t).url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
+		"IMPATIENT="+startWithShortTimeouts(t).url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as they should\n4201 true\n4009 true") {
+	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as expected\n4201 true\n4009 true") {
 		t.Errorf("%v: %s", err, out)
 	}
 	t.Logf("%s", out)

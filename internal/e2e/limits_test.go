@@ -1,4 +1,4 @@
-// Proves that the program limits connections and rejects requests from other sites' pages.
+// Tests that the program limits connections and rejects requests from other sites' pages.
 package e2e
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// With few file descriptors, excess clients are asked to reconnect later (4100) rather than
-// left without a response, and the page is still served.
+// With few file descriptors, the server asks excess clients to reconnect later (4100) instead
+// of leaving them without a response, and still serves the page.
 func TestFewFileDescriptors(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
@@ -46,8 +46,8 @@ func TestFewFileDescriptors(t *testing.T) {
 	pushertest.Request(t, "GET", app.url)
 }
 
-// Only a trusted proxy may pass on requests for other hosts than this machine, and say
-// that a request came over TLS.
+// Only a trusted proxy may forward requests for other hosts, and report that a request came
+// over TLS.
 func TestOtherHosts(t *testing.T) {
 	t.Parallel()
 	for trust, want := range map[string]int{"": http.StatusMisdirectedRequest, "1": http.StatusOK} {
@@ -72,12 +72,12 @@ func TestOtherHosts(t *testing.T) {
 	}
 }
 
-// Another site's page can neither read the app by pointing its own name at 127.0.0.1 (DNS
-// rebinding) nor open a WebSocket from its own origin.
+// Another site's page can't read the app by pointing its own name at 127.0.0.1 (DNS rebinding),
+// and can't open a WebSocket from its own origin.
 func TestOtherSites(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("it needs a browser; -short leaves it out")
+		t.Skip("needs a browser; skipped with -short")
 	}
 	app := start(t)
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))

@@ -1,5 +1,5 @@
-// Proves what the page does when all is well: every open page alerts each click, with
-// pusher-js and without, by keyboard, after a restart, and accessibly.
+// Tests the page when everything works: every open page alerts each click, with pusher-js and
+// with the fallback, by keyboard, and after a restart. The page is accessible.
 package e2e
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A click in one of two tabs alerts in both, as often as is clicked and no more.
+// Each click in one of two tabs shows exactly one alert in both.
 func TestBothTabsAlert(t *testing.T) {
 	t.Parallel()
-	for _, cdn := range []cdn{served, blocked, silent} {
+	for _, cdn := range []cdn{served, blocked, unresponsive} {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
 			app := start(t, "RATE_LIMIT=0")
@@ -41,7 +41,7 @@ func TestBothTabsAlert(t *testing.T) {
 	}
 }
 
-// The browser refuses a pusher-js whose hash is not the one in the page.
+// The browser rejects a pusher-js that doesn't match the integrity hash in the page.
 func TestTamperedLibraryIsNotRun(t *testing.T) {
 	app := start(t)
 	p := newTab(t, served)
@@ -55,7 +55,7 @@ func TestTamperedLibraryIsNotRun(t *testing.T) {
 	p.open(page.URL, "connecting") // not connected, as the embedded server is not at this origin
 }
 
-// The page reconnects by itself after the program was restarted.
+// The page reconnects by itself after the program has been restarted.
 func TestPageReconnectsAfterRestart(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {
@@ -82,7 +82,7 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 	}
 }
 
-// The button is reached and pressed by keyboard alone.
+// The button works with the keyboard alone.
 func TestKeyboard(t *testing.T) {
 	p := newTab(t, blocked)
 	p.open(start(t).url, "connected")
@@ -94,8 +94,7 @@ func TestKeyboard(t *testing.T) {
 	}
 }
 
-// The page passes the rules of axe-core, in both color schemes, in each state that
-// looks different.
+// The page passes axe-core's rules in both color schemes and in each state that looks different.
 func TestAccessibility(t *testing.T) {
 	t.Parallel()
 	requirePage(t)

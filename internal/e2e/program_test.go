@@ -1,4 +1,4 @@
-// Builds the program, starts it as a user does, and stops it.
+// Helpers that build the program, start it as a user does, and stop it.
 package e2e
 
 import (
@@ -29,11 +29,11 @@ import (
 var scratch string // a folder for the whole run
 
 func TestMain(m *testing.M) {
-	// The results depend on the program, the browsers and npm. go test can't
-	// see them; without its log of files and variables, it never caches a result.
+	// go test must not cache results, because they depend on the program, the browsers and npm,
+	// which it can't see. Without its log of files and variables, it caches nothing.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
-	flag.Set("test.parallel", "6") // they wait more than they work
+	flag.Set("test.parallel", "6") // the tests mostly wait
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
@@ -65,20 +65,20 @@ type program struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	url   string     // of the page, without the slash at its end
-	ended chan error // how it ended, once
+	ended chan error // receives the exit error, once
 
 	mu  sync.Mutex
 	log []string // lines of stdout and stderr
 }
 
-// start starts the program on a free port, with more environment variables, and waits
+// start starts the program on a free port, with additional environment variables, and waits
 // until it is ready.
 func start(t testing.TB, env ...string) *program {
 	t.Helper()
 	return startOn(t, "0", env...)
 }
 
-// startOn is start with a port.
+// startOn is like start, but listens on the given port.
 func startOn(t testing.TB, port string, env ...string) *program {
 	t.Helper()
 	binary, err := buildProgram()
@@ -127,7 +127,7 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 
 var readyLine = regexp.MustCompile(`msg=ready .*?:(\d+)`)
 
-// readLog keeps the log, sends the port to ready, and waits for the program's end.
+// readLog records the log, sends the port to ready, and reads on until the program ends.
 func (p *program) readLog(lines *bufio.Scanner, ready chan<- string) {
 	defer close(ready)
 	secrets := pushertest.Log(p.t)
@@ -202,7 +202,7 @@ func (p *program) waitClosed() {
 	})
 }
 
-// event is what a click triggers.
+// event is the event that a click triggers.
 type event struct{ channel, name, message string }
 
 var (
@@ -210,8 +210,9 @@ var (
 	clicksEvent event
 )
 
-// sampleEvent returns what a click triggers in this version of the sample: its page
-// names channel and event, and a client receives the message.
+// sampleEvent returns the event that a click triggers. It reads the channel and the event's
+// name from the page, and receives the message as a client, so that the tests still pass after
+// these are changed.
 func sampleEvent(t testing.TB) event {
 	t.Helper()
 	readEvent.Do(func() {
@@ -236,7 +237,7 @@ func sampleEvent(t testing.TB) event {
 		clicksEvent = event{channel, name, data.Message}
 	})
 	if clicksEvent.name == "" {
-		t.Fatal("what a click triggers is not known: an earlier test failed to find out")
+		t.Fatal("the event of a click is unknown, because an earlier test failed to receive it")
 	}
 	return clicksEvent
 }

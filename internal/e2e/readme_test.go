@@ -1,5 +1,5 @@
-// Proves that what the README says is so: its commands, settings, messages, files and
-// nginx configuration.
+// Tests that the README is correct: its commands, settings, messages, file names and nginx
+// configuration.
 package e2e
 
 import (
@@ -43,7 +43,7 @@ func section(t testing.TB, heading string) string {
 	return text
 }
 
-// find returns the first group of all matches of pattern in text: at least one.
+// find returns the first group of each match of pattern in text. It fails if nothing matches.
 func find(t testing.TB, pattern, text string) []string {
 	t.Helper()
 	var found []string
@@ -56,7 +56,7 @@ func find(t testing.TB, pattern, text string) []string {
 	return found
 }
 
-// The table of settings and flags has all of them, and no others.
+// The README's table lists exactly the settings and flags that the program has.
 func TestReadmeSettings(t *testing.T) {
 	binary, err := buildProgram()
 	if err != nil {
@@ -84,7 +84,7 @@ func TestReadmeSettings(t *testing.T) {
 	}
 }
 
-// The messages under Troubleshooting are in the source. … in them stands for anything.
+// The messages under Troubleshooting occur in the source, where … stands for any text.
 func TestReadmeMessages(t *testing.T) {
 	var source bytes.Buffer
 	for _, pattern := range []string{"../../*.go", "../../internal/*/*.go", "../../static/*.js"} {
@@ -113,7 +113,7 @@ func TestReadmeMessages(t *testing.T) {
 	}
 }
 
-// The files and tests that the README names exist.
+// The files and tests that the README mentions exist.
 func TestReadmeNames(t *testing.T) {
 	text := readme(t)
 	names := append(find(t, "`([A-Za-z.][\\w.-]*(?:/[\\w.-]+)*(?:/|\\.[a-z]+))`", text), find(t, `\]\((\.[^)]+)\)`, text)...)
@@ -139,7 +139,7 @@ func TestReadmeNames(t *testing.T) {
 	}
 }
 
-// The trigger commands reach pages, as written. .ci/run runs the first go test command.
+// The README's trigger commands work as written. (.ci/run runs its first go test command.)
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	if first := find(t, `(?m)^(go test .*)$`, readme(t))[0]; first != "go test ./..." {
@@ -177,15 +177,15 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// nginx with the configuration in the README: page, WebSockets, the client's address and
-// scheme, with TLS and without.
+// nginx works with the README's configuration, with TLS and without: it forwards the page,
+// WebSockets, and the client's address and scheme.
 func TestReadmeProxy(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the configuration is for Debian; other systems have only one loopback address")
 	}
 	path, err := exec.LookPath("nginx")
 	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/nginx") // not in everybody's PATH
+		path, err = exec.LookPath("/usr/sbin/nginx") // often not in PATH
 	}
 	if err != nil {
 		skip(t, nginx, err)
@@ -220,8 +220,7 @@ func TestReadmeProxy(t *testing.T) {
 	}
 }
 
-// requestFrom sends a request from a loopback address. It claims to be forwarded
-// for another.
+// requestFrom sends a request from a loopback address, with a forged X-Forwarded-For.
 func requestFrom(t testing.TB, address, method, url string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, nil)
@@ -268,7 +267,7 @@ func startNginx(t *testing.T, path, site, scheme, upstream string) string {
 	}
 	replace := func(old, new string) {
 		if strings.Count(site, old) != 1 {
-			t.Fatalf("%s is not once in:\n%s", old, site)
+			t.Fatalf("%s does not occur exactly once in:\n%s", old, site)
 		}
 		site = strings.Replace(site, old, new, 1)
 	}

@@ -1,5 +1,5 @@
-// Proves that no event is lost and nothing leaks while clients connect, click, send invalid
-// messages and disconnect. The variable SOAK sets the duration.
+// Tests that no event is lost and nothing leaks while clients connect, click, send invalid
+// messages and disconnect. The environment variable SOAK sets the duration.
 package e2e
 
 import (
@@ -21,9 +21,9 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// A client that stays subscribed receives the event of every click, in spite of all
-// others. When they have gone, the program has as many open files and goroutines as
-// before, and no more memory.
+// A client that stays subscribed receives the event of every click, whatever other clients do.
+// After the others have disconnected, the program uses as many files and goroutines, and as
+// much memory, as before.
 func TestSoak(t *testing.T) {
 	length := time.Second
 	if given := os.Getenv("SOAK"); given != "" {
@@ -41,7 +41,7 @@ func TestSoak(t *testing.T) {
 	var clicks pushertest.Clicks
 	var connections, messages atomic.Int64
 	subscription := fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, sampleEvent(t).channel)
-	nonsense := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000)}
+	invalidMessages := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000)}
 	for i := range 200 {
 		working.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(i)))
@@ -58,11 +58,11 @@ func TestSoak(t *testing.T) {
 				client.WriteString(subscription)
 				connections.Add(1)
 				for range random.IntN(20) {
-					client.WriteString(nonsense[random.IntN(len(nonsense))])
+					client.WriteString(invalidMessages[random.IntN(len(invalidMessages))])
 					messages.Add(1)
 					time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
 				}
-				switch random.IntN(4) { // ways to leave
+				switch random.IntN(4) { // ways to disconnect
 				case 0:
 					client.WriteClose(1000, nil)
 				case 1:
@@ -103,7 +103,7 @@ func TestSoak(t *testing.T) {
 	idle := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
 	countEvents(t, idle)
 	if want, got := idle.goroutines(), app.goroutines(); got > want {
-		t.Errorf("%d goroutines, %d in a program without history:\n%s", got, want, app.logged())
+		t.Errorf("%d goroutines, but %d in a newly started program:\n%s", got, want, app.logged())
 	}
 }
 
@@ -133,8 +133,8 @@ func (p *program) openFiles() int {
 
 var gcLine = regexp.MustCompile(`(?m)^gc .*->(\d+) MB, `)
 
-// heap waits for a garbage collection and returns how many MB it left in use. The
-// program runs with GODEBUG=gctrace=1.
+// heap waits for a garbage collection and returns how many MB are in use after it. The program
+// must run with GODEBUG=gctrace=1.
 func (p *program) heap() int {
 	p.t.Helper()
 	var collections [][]string
@@ -150,8 +150,8 @@ func (p *program) heap() int {
 	return mb
 }
 
-// goroutines ends the program with SIGQUIT and returns how many goroutines it had,
-// the runtime's own left out. The log then has their stacks.
+// goroutines ends the program with SIGQUIT and returns how many goroutines it had, without the
+// runtime's own. The log then contains their stacks.
 func (p *program) goroutines() int {
 	p.t.Helper()
 	p.signal(syscall.SIGQUIT)

@@ -1,4 +1,4 @@
-// Proves that SIGTERM ends the program in order: clicks in flight get their response,
+// Tests that SIGTERM shuts the program down gracefully: in-flight clicks get a response, and
 // pages are asked to reconnect.
 package e2e
 
@@ -21,7 +21,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-// At SIGTERM clients are asked to reconnect at once, and the program exits with 0.
+// On SIGTERM, the program asks clients to reconnect immediately, and exits with status 0.
 func TestStopAsksClientsToReconnect(t *testing.T) {
 	p := start(t)
 	client, err := pushertest.Dial(p.url, "local")
@@ -37,8 +37,8 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 	}
 }
 
-// SIGTERM during 300 clicks: each gets ok, an error, or a refused connection, and each
-// ok is one event.
+// On SIGTERM during 300 clicks, each click gets "ok", an error, or a refused connection, and
+// each "ok" is one event.
 func TestStopDuringClicks(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)
@@ -70,9 +70,9 @@ func TestStopDuringClicks(t *testing.T) {
 	}
 }
 
-// A click in flight at SIGTERM still gets its response, while new ones are refused. A
-// second signal ends the program at once.
-func TestStopFinishesClicksInFlight(t *testing.T) {
+// A click in flight at SIGTERM still gets its response, while new connections are refused. A
+// second signal ends the program immediately.
+func TestStopFinishesInFlightClicks(t *testing.T) {
 	for _, twice := range []bool{false, true} {
 		t.Run(fmt.Sprint("second signal ", twice), func(t *testing.T) {
 			upstream := pushertest.NewServer(t)
@@ -116,8 +116,8 @@ func TestStopFinishesClicksInFlight(t *testing.T) {
 	}
 }
 
-// Connections that never sent a byte, such as browsers open in advance, don't hold up
-// the end of the program. A click in flight still gets its response.
+// Connections that never sent a byte, such as those that browsers open in advance, don't delay
+// the program's exit. A click in flight still gets its response.
 func TestStopClosesUnusedConnections(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	arrived, release := make(chan bool), make(chan bool)
@@ -153,7 +153,7 @@ func TestStopClosesUnusedConnections(t *testing.T) {
 	}
 }
 
-// A log that nobody reads blocks its writers, but the program still ends.
+// The program ends even if its log blocks because nobody reads it.
 func TestStopWithBlockedLog(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -170,14 +170,14 @@ func TestStopWithBlockedLog(t *testing.T) {
 	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
 		t.Skipf("mkfifo: %v %s", err, out)
 	}
-	// The filler is opened on its own: deadlines work on a file that no process inherits.
+	// filler is opened separately, because deadlines only work on files that no process inherits.
 	reader, err1 := os.OpenFile(pipe, os.O_RDWR, 0)
 	stderr, err2 := os.OpenFile(pipe, os.O_WRONLY, 0)
 	filler, err3 := os.OpenFile(pipe, os.O_WRONLY, 0)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close() // not earlier: the program would get SIGPIPE
+	defer reader.Close() // closing it earlier would send the program SIGPIPE
 	defer stderr.Close()
 	defer filler.Close()
 	cmd.Stderr = stderr
@@ -188,7 +188,7 @@ func TestStopWithBlockedLog(t *testing.T) {
 	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil || !readyLine.MatchString(line) {
 		t.Fatalf("the log begins with %q, %v", line, err)
 	}
-	for _, size := range []int{1024, 1} { // up to the last byte
+	for _, size := range []int{1024, 1} { // fill the pipe up to the last byte
 		for err = nil; err == nil; _, err = filler.Write(make([]byte, size)) {
 			filler.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		}

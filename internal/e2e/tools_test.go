@@ -1,4 +1,4 @@
-// Says how many tests were skipped because a tool is missing, and what to install.
+// Reports how many tests were skipped because a tool is missing, and which package to install.
 package e2e
 
 import (
@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tool is what some tests need besides Go, and the Debian package that has it.
+// tool is a program that some tests need besides Go, with its Debian package.
 type tool struct{ name, debian string }
 
 var (
@@ -22,21 +22,21 @@ var (
 	nginx    = tool{"nginx", "nginx"}
 )
 
-// skipped has the names of the tests that were skipped, by the reason.
+// skipped holds the names of the skipped tests by reason.
 var (
 	skippedMu sync.Mutex
 	skipped   = map[string]map[string]bool{}
 )
 
-// skip skips a test that lacks a tool. Where CI=true the test fails instead, as
-// everything must be installed there.
-func skip(t testing.TB, lacking tool, err error) {
+// skip skips a test whose tool is missing. With CI=true, where every tool must be installed,
+// the test fails instead.
+func skip(t testing.TB, missing tool, err error) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: %v", lacking.name, err)
+		t.Fatalf("%s is missing (Debian package %s): %v", missing.name, missing.debian, err)
 	}
-	cause, _, _ := strings.Cut(err.Error(), "\n") // npm has much to say
-	reason := fmt.Sprintf("%s is missing (Debian package %s): %s", lacking.name, lacking.debian, cause)
+	cause, _, _ := strings.Cut(err.Error(), "\n") // npm's errors are long
+	reason := fmt.Sprintf("%s is missing (Debian package %s): %s", missing.name, missing.debian, cause)
 	test, _, _ := strings.Cut(t.Name(), "/")
 	skippedMu.Lock()
 	defer skippedMu.Unlock()
@@ -47,7 +47,7 @@ func skip(t testing.TB, lacking tool, err error) {
 	t.Skip(reason)
 }
 
-// reportSkipped shows what was skipped to the person who started the tests.
+// reportSkipped prints the numbers of skipped tests, even without -v.
 func reportSkipped() {
 	if len(skipped) == 0 {
 		return
@@ -57,8 +57,8 @@ func reportSkipped() {
 		summary += fmt.Sprintf("%4d: %s\n", len(skipped[reason]), reason)
 	}
 
-	// Without -v, go test hides what a package that passes prints. The summary goes
-	// around it: to its stderr or, where there is no /proc, to the terminal.
+	// Without -v, go test hides the output of a package that passes, so write directly to the
+	// stderr of go test or, on systems without /proc, to the terminal.
 	parent := fmt.Sprintf("/proc/%d/fd/", os.Getppid())
 	stdout, _ := os.Stat(parent + "1")
 	for _, name := range []string{parent + "2", "/dev/tty"} {
@@ -69,7 +69,7 @@ func reportSkipped() {
 		defer stderr.Close()
 		info, err := stderr.Stat()
 		if err != nil || info.Mode().IsRegular() && os.SameFile(info, stdout) {
-			continue // go test would write over it
+			continue // go test would overwrite the summary
 		}
 		fmt.Fprintln(stderr, summary)
 		return

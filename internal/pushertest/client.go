@@ -18,12 +18,12 @@ import (
 type Client struct {
 	gws.BuiltinEventHandler
 	*gws.Conn
-	Messages chan string // received; closed when the connection is
+	Messages chan string // received messages; closed with the connection
 	Closed   chan int    // the close code, or 0 if the connection ended without one
 }
 
-// Dial connects to the Channels server at url, which begins with http, as an app's
-// client.
+// Dial connects to the Channels server at url, which begins with http, as a client of the app
+// with this key.
 func Dial(url, key string) (*Client, error) {
 	c := &Client{Messages: make(chan string, 1000), Closed: make(chan int, 1)}
 	conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(url, "http") + "/app/" + key + "?protocol=7"})
@@ -35,8 +35,8 @@ func Dial(url, key string) (*Client, error) {
 	return c, nil
 }
 
-// Subscribe connects a client as Dial does, subscribes to channel and waits for that.
-// It is closed at the end of the test.
+// Subscribe connects a client as Dial does, and subscribes to channel. The client is closed at
+// the end of the test.
 func Subscribe(t testing.TB, url, key, channel string) *Client {
 	t.Helper()
 	c, err := Dial(url, key)
@@ -84,9 +84,9 @@ func (c *Client) OnClose(_ *gws.Conn, err error) {
 	close(c.Messages)
 }
 
-// SockJS serves Pusher's fallback for browsers without WebSockets, as far as pusher-js uses
-// it: a stream of messages, and a request for each message to the server.
-// It connects each session to the Channels server at url, which begins with http.
+// SockJS serves pusher-js's transport for browsers without WebSockets, as far as pusher-js uses
+// it: the server streams its messages, and the client sends each message in a request. SockJS
+// connects each session to the Channels server at url, which begins with http.
 func SockJS(t testing.TB, url string) http.Handler {
 	var sessions sync.Map
 	mux := http.NewServeMux()

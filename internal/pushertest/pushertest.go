@@ -1,5 +1,5 @@
-// Package pushertest provides helpers for the tests of several packages: a fake Pusher,
-// clients of all kinds, and servers with the tests' own certificate.
+// Package pushertest provides helpers for tests: a fake Pusher, HTTP and WebSocket clients, and
+// servers with a test certificate.
 package pushertest
 
 import (
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Timeout is how long tests wait for what should happen. A test that passes never
-// waits that long.
+// Timeout is how long tests wait for an expected event. A test that passes never waits that
+// long.
 const Timeout = 20 * time.Second
 
 // WaitFor waits until done returns true. The test fails after Timeout.
@@ -27,8 +27,8 @@ func WaitFor(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// Request sends a request and returns the response with its body. Headers are given
-// as names and values in turn.
+// Request sends a request and returns the response and its body. headers alternates names and
+// values.
 func Request(t testing.TB, method, url string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, nil)
@@ -50,8 +50,8 @@ func Request(t testing.TB, method, url string, headers ...string) (*http.Respons
 	return resp, string(body)
 }
 
-// Log returns a writer for log lines. The test fails if one of them holds a secret of
-// the tests or a signed URL.
+// Log returns a writer for log lines. The test fails if a line contains one of the tests'
+// secrets or a signed URL.
 func Log(t testing.TB) io.Writer { return secretFinder{t} }
 
 type secretFinder struct{ t testing.TB }
@@ -65,8 +65,8 @@ func (f secretFinder) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Clicks makes clicks and counts the responses. Its zero value is ready to use, by
-// several goroutines at once.
+// Clicks sends clicks and counts the responses. The zero value is ready to use, and safe for
+// concurrent use.
 type Clicks struct {
 	mu        sync.Mutex
 	responses map[string]int
@@ -75,7 +75,7 @@ type Clicks struct {
 // clickClient opens a connection for each click, so that none is left over.
 var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Click clicks on the page at url. It counts "none" if there is no response.
+// Click sends the request of a click to the app at url. It counts "none" if there is no response.
 func (c *Clicks) Click(url string) {
 	response := "none"
 	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {
@@ -91,8 +91,8 @@ func (c *Clicks) Click(url string) {
 	c.responses[response]++
 }
 
-// Count returns how many responses have text in them; status and body are one string,
-// as in "200 ok".
+// Count returns how many responses contain text. A response is its status and body in one
+// string, such as "200 ok".
 func (c *Clicks) Count(text string) int {
 	n := 0
 	for response, times := range c.Responses() {
@@ -103,7 +103,7 @@ func (c *Clicks) Count(text string) int {
 	return n
 }
 
-// Responses returns the responses with their numbers.
+// Responses returns the number of times that each response was received.
 func (c *Clicks) Responses() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"pusher-sample/internal/channels"
 )
 
-// Server is a fake Pusher: a Channels server that checks signatures and keeps the
-// events. It can be made to fail.
+// Server is a fake Pusher: a Channels server that checks signatures, records events, and can be
+// made to fail.
 type Server struct {
 	HTTP      *httptest.Server
 	PusherURL string // for PUSHER_URL; key and secret are testkey and testsecret
@@ -46,7 +46,7 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
-// ServeHTTP responds as Pusher does, whatever Override says.
+// ServeHTTP responds as Pusher does, even while Override is in effect.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == "GET" {
 		r.Header.Del("Origin") // Pusher accepts connections from every site

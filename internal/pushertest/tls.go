@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Certificate returns a self-signed certificate for *.pusher.com and 127.0.0.1,
-// always the same.
+// Certificate returns a self-signed certificate for *.pusher.com and 127.0.0.1. All calls return
+// the same one.
 var Certificate = sync.OnceValues(func() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Opens WebSockets to the server at base, provokes each way of closing, and returns
-// what the page's JavaScript sees of it.
+// Opens WebSockets to the server at base, makes the server close each with another code, and
+// compares the codes that the page receives.
 async (base, key) => {
   const url = (path) => base.replace('http', 'ws') + path;
   const working = `/app/${key}?protocol=7`;
@@ -22,7 +22,7 @@ async (base, key) => {
       if (data.includes('connection_established')) provoke?.(socket);
     };
   });
-  // One more, which the test closes.
+  // One more WebSocket, which closes when the test stops the server.
   window.last = new Promise((resolve) => {
     const socket = new WebSocket(url(working));
     socket.onclose = ({ code, wasClean }) => resolve(JSON.stringify({ code, wasClean, error: false }));
@@ -33,5 +33,5 @@ async (base, key) => {
     const got = JSON.stringify(await closed(path, provoke));
     if (got !== want) wrong.push(`got ${got}, want ${want}`);
   }
-  return wrong.join('\n') || 'all closed as they should';
+  return wrong.join('\n') || 'all closed as expected';
 }

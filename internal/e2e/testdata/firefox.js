@@ -1,6 +1,6 @@
-// Opens the page twice in Firefox, by puppeteer-core, and checks the alerts. One of the
-// two tabs is always hidden, where Firefox runs timers once a second. Then it checks the
-// close codes of the server.
+// Opens the page in two tabs of Firefox, with puppeteer-core, and checks the alerts. One of the
+// tabs is always hidden; there, Firefox runs timers only once a second. Then it checks the
+// server's close codes.
 
 const assert = require('node:assert');
 const { readFileSync } = require('node:fs');
@@ -40,14 +40,15 @@ async function wantAlert(page) {
   assert.strictEqual(page.alerts.shift(), message);
 }
 
-// closeCode returns what a page sees of the close of a WebSocket.
+// closeCode opens a WebSocket in a page and returns its close code and whether the close was
+// clean.
 function closeCode(page, url) {
   return page.evaluate((url) => new Promise((resolve) => {
     new WebSocket(url).onclose = ({ code, wasClean }) => resolve(`${code} ${wasClean}`);
   }), `${url.replace('http', 'ws')}/app/local?protocol=7`);
 }
 
-// clickIn clicks in a visible page and returns how long the alert in the hidden one takes.
+// clickIn clicks in the visible page and returns how long the hidden page takes to alert.
 async function clickIn(visible, hidden) {
   await visible.bringToFront();
   await until(hidden, 'the tab to be hidden', () => hidden.evaluate(() => document.hidden));
@@ -68,7 +69,7 @@ async function clickIn(visible, hidden) {
       const took = [];
       for (const [visible, hidden] of [[two, one], [one, two], [two, one]]) took.push(await clickIn(visible, hidden));
       console.log(served ? 'pusher-js' : 'fallback', 'alerts in the hidden tab after', took, 'ms');
-      assert(took[1] + took[2] < 2500, 'alerts in a hidden tab come late');
+      assert(took[1] + took[2] < 2500, 'the alerts in a hidden tab were late');
       for (const page of [one, two]) {
         await until(page, 'the trace', () => page.evaluate(() => document.getElementById('trace').textContent.startsWith('Crashes: 3,')));
         assert.deepStrictEqual(page.alerts, []);

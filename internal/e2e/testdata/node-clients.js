@@ -1,5 +1,5 @@
-// Triggers with pusher, receives with pusher-js, and compares; then sends requests that
-// the server must reject. PUSHER_URL names the server.
+// Triggers events with pusher, receives them with pusher-js, and compares them. Then sends
+// requests that the server must reject. PUSHER_URL is the server's URL.
 const assert = require('node:assert');
 const PusherServer = require('pusher');
 const PusherClient = require('pusher-js');
@@ -56,7 +56,7 @@ async function rejected(status, promise) {
   const send = (body) => fetch(`http://${host}:${port}${pathname}/events?${query}`, { method: 'POST', body });
   assert.strictEqual((await send(body.replace('"x"', '"y"'))).status, 401);
   assert.strictEqual(received1.length, 13);
-  assert.strictEqual((await send(body)).status, 200); // it was the change alone
+  assert.strictEqual((await send(body)).status, 200); // so only the change caused the 401
   console.log('all received');
   process.exit(0);
 })().catch((error) => {

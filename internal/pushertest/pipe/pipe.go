@@ -1,10 +1,10 @@
-// Package pipe provides a listener whose connections are in memory, so that servers can be
-// tested on the clock of testing/synctest.
+// Package pipe provides an in-memory listener, so that servers can be tested on the clock of
+// testing/synctest.
 package pipe
 
 import "net"
 
-// Listener is a net.Listener. Make it with make, as a channel without a buffer.
+// Listener is a net.Listener. Create one with make(Listener).
 type Listener chan net.Conn
 
 // Dial connects to the listener and returns the client's end.
@@ -22,7 +22,7 @@ func (l Listener) Accept() (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
-// Close ends Accept. Dial must not be called afterwards.
+// Close makes Accept return net.ErrClosed. Don't call Dial after Close.
 func (l Listener) Close() error {
 	close(l)
 	return nil

@@ -1,4 +1,4 @@
-// Proves what a browser's JavaScript sees of the embedded server's WebSockets.
+// Tests the close codes that a browser's JavaScript receives from the embedded server.
 package e2e
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A browser reports code 1006 for a close that is not exactly as RFC 6455 has it.
+// Chromium receives each close code. For a close that violates RFC 6455, it would report 1006.
 func TestCloseCodesInChromium(t *testing.T) {
 	script, err := os.ReadFile("testdata/close-codes.js")
 	if err != nil {
@@ -25,19 +25,19 @@ func TestCloseCodesInChromium(t *testing.T) {
 	page.open(p.url, "connected")
 	page.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf("(%s)(location.origin, 'local').then((text) => { window.result = text; }); undefined", script)))
 	page.await("!!window.result")
-	if got, err := chromedp.Run(page.ctx, chromedp.Evaluate[string]("window.result")); err != nil || got != "all closed as they should" {
+	if got, err := chromedp.Run(page.ctx, chromedp.Evaluate[string]("window.result")); err != nil || got != "all closed as expected" {
 		t.Errorf("%s %v", got, err)
 	}
 	page.do(chromedp.Evaluate[chromedp.Void]("window.last.then((text) => { window.stopped = text; }); undefined"))
 	p.signal(syscall.SIGTERM)
 	page.await("!!window.stopped")
 	if got, err := chromedp.Run(page.ctx, chromedp.Evaluate[string]("window.stopped")); err != nil || got != `{"code":4200,"wasClean":true,"error":false}` {
-		t.Errorf("at the stop: %s %v", got, err)
+		t.Errorf("after SIGTERM: %s %v", got, err)
 	}
 }
 
-// closeCode is JavaScript that opens a WebSocket at a URL and resolves to what the page
-// sees of its close.
+// closeCode is JavaScript that opens a WebSocket at a URL and resolves to its close code and
+// whether the close was clean.
 const closeCode = `new Promise((resolve) => {
 	new WebSocket(%q).onclose = ({ code, wasClean }) => resolve(code + ' ' + wasClean);
 })`
@@ -46,7 +46,7 @@ const closeCode = `new Promise((resolve) => {
 func TestNoPongInChromium(t *testing.T) {
 	t.Parallel()
 	p := newTab(t, blocked)
-	app := startImpatient(t)
+	app := startWithShortTimeouts(t)
 	p.do(chromedp.Navigate(app.url + "/healthz"))
 	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, app.socketURL()) + ".then((text) => { window.result = text; }); undefined"))
 	p.await("window.result === '4201 true'")
@@ -54,9 +54,9 @@ func TestNoPongInChromium(t *testing.T) {
 
 func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
 
-// startImpatient starts the program with a server that pings nobody, and that closes a
-// connection after one second without activity rather than after 60.
-func startImpatient(t testing.TB) *program {
+// startWithShortTimeouts starts the program with an embedded server that sends no pings and
+// closes a connection after one second without activity, instead of 60 s.
+func startWithShortTimeouts(t testing.TB) *program {
 	t.Helper()
 	source, err := filepath.Abs("../channels/server.go")
 	if err != nil {
