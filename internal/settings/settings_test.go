@@ -237,6 +237,23 @@ func checkRequest(t *testing.T, s Settings) {
 	}
 }
 
+func TestConnect(t *testing.T) {
+	for _, tt := range []struct {
+		env  map[string]string
+		want []string
+	}{
+		{nil, nil},
+		{env("PUSHER_URL", euURL), []string{"wss://ws-eu.pusher.com", "https://sockjs-eu.pusher.com"}},
+		{env("PUSHER_URL", ownURL), []string{"ws://localhost:6001"}},
+		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss://[::1]:80"}},
+	} {
+		s, err := load(t, tt.env, nil)
+		if got := s.Connect(); err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%v: %q, %v; want %q", tt.env, got, err, tt.want)
+		}
+	}
+}
+
 func TestSecure(t *testing.T) {
 	for value, want := range map[string]bool{"": false, "True": true, "1": true, "YES": true, "on": true,
 		"False": false, "0": false, "no": false, "OFF": false} {
@@ -291,28 +308,28 @@ var rejected = []struct {
 	{"another scheme", env("PUSHER_URL", "ws://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"its name twice", env("PUSHER_URL", "PUSHER_URL="+euURL), nil, "PUSHER_URL must begin with https://"},
 	{"only a key", env("PUSHER_URL", "zqkey"), nil, "PUSHER_URL must begin with https://"},
-	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"digits and slash in the secret", env("PUSHER_URL", "https://zqkey:12/zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"@ in the secret", env("PUSHER_URL", "https://zqkey:zq@secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"digits and # in the secret", env("PUSHER_URL", "https://zqkey:12#zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"? in the secret", env("PUSHER_URL", "https://zqkey:zq?secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
-	{"bracket in the secret", env("PUSHER_URL", "https://zqkey:zq[zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL can't be parsed…percent-encode"},
+	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"digits and slash in the secret", env("PUSHER_URL", "https://zqkey:12/zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"@ in the secret", env("PUSHER_URL", "https://zqkey:zq@secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"digits and # in the secret", env("PUSHER_URL", "https://zqkey:12#zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"? in the secret", env("PUSHER_URL", "https://zqkey:zq?secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
+	{"bracket in the secret", env("PUSHER_URL", "https://zqkey:zq[zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
 	{"angle brackets", env("PUSHER_URL", "https://<zqkey>:<zqsecret>@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has < or > in it: remove the < >"},
-	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "PUSHER_URL can't be parsed"},
-	{"no host", env("PUSHER_URL", "https://zqkey:zqsecret@/apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"empty port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:/apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"port too large", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:65536/apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"port 0", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:0/apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"host with a dot at its end", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com./apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"host with odd characters", env("PUSHER_URL", "https://zqkey:zqsecret@zq$h/apps/12"), nil, "PUSHER_URL has no valid host"},
-	{"IPv6 with a zone", env("PUSHER_URL", "https://zqkey:zqsecret@[fe80::1%25zq]/apps/12"), nil, "PUSHER_URL has no valid host"},
+	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"no host", env("PUSHER_URL", "https://zqkey:zqsecret@/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
+	{"empty port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"port too large", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:65536/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"port 0", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:0/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"host with a dot at its end", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com./apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"host with odd characters", env("PUSHER_URL", "https://zqkey:zqsecret@zq$h/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"IPv6 with a zone", env("PUSHER_URL", "https://zqkey:zqsecret@[fe80::1%25zq]/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
 	{"dashboard", env("PUSHER_URL", "https://dashboard.pusher.com/apps/12/keys?zq"), nil, "PUSHER_URL is the address of Pusher's dashboard"},
-	{"no key and secret", env("PUSHER_URL", "https://api-eu.pusher.com/apps/zq12"), nil, "PUSHER_URL has no KEY:SECRET@"},
-	{"no key", env("PUSHER_URL", "https://:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
-	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
-	{"empty secret", env("PUSHER_URL", "https://zqkey:@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has no KEY:SECRET@"},
+	{"no key and secret", env("PUSHER_URL", "https://api-eu.pusher.com/apps/zq12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
+	{"no key", env("PUSHER_URL", "https://:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
+	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
+	{"empty secret", env("PUSHER_URL", "https://zqkey:@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
 	{"query", env("PUSHER_URL", euURL+"?cluster=zq"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"empty query", env("PUSHER_URL", euURL+"?"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"fragment", env("PUSHER_URL", euURL+"#zq"), nil, "PUSHER_URL must end with /apps/ID"},
@@ -323,19 +340,22 @@ var rejected = []struct {
 	{"two slashes at the end", env("PUSHER_URL", euURL+"//"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"encoded ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%31"), nil, "PUSHER_URL must end with /apps/ID"},
-	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL must consist of letters, digits"},
-	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must not contain a space"},
-	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must not begin or end with a quote"},
-	{"the form itself", env("PUSHER_URL", urlForm), nil, "the app ID in PUSHER_URL, the key in PUSHER_URL, the secret in PUSHER_URL must be your app's own value"},
-	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "the key in PUSHER_URL must be your app's own value"},
-	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "the secret in PUSHER_URL must be your app's own value"},
-	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
-	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
-	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "PUSHER_URL names a Pusher host without a cluster"},
-	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "PUSHER_URL in .env line 1 names a Pusher host without a cluster"},
+	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "KEY in PUSHER_URL must consist of letters, digits"},
+	{"percent in the key", env("PUSHER_URL", "https://zq%zq:zqsecret@api-eu.pusher.com/apps/12"), nil, "KEY in PUSHER_URL must consist of letters, digits"},
+	{"percent in the host", env("PUSHER_URL", "https://zqkey:zqsecret@zq%zq/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
+	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not contain a space"},
+	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not begin or end with a quote"},
+	{"the form itself", env("PUSHER_URL", "https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"), nil, "ID in PUSHER_URL, KEY in PUSHER_URL, SECRET in PUSHER_URL, HOST in PUSHER_URL must be your app's own value"},
+	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "KEY in PUSHER_URL must be your app's own value"},
+	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must be your app's own value"},
+	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "HOST in PUSHER_URL must be your app's own value"},
+	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
+	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
+	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "HOST in PUSHER_URL in .env line 1 names a Pusher host without a cluster"},
 	{"wrong, app.cfg right", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
 	{"wrong, .env right", env("PUSHER_URL", "zq"), files{".env": "PUSHER_URL=" + euURL}, "PUSHER_URL must begin with https://"},
 
+	{"cluster that is a placeholder", env("PUSHER_CLUSTER", "your_app_cluster"), nil, "PUSHER_CLUSTER must be your app's own value, not the placeholder"},
 	{"cluster in upper case", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "ZQ"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 	{"host as cluster", env("PUSHER_CLUSTER", "api-zq.pusher.com"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 	{"half a host as cluster", env("PUSHER_CLUSTER", "ws-zq"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
@@ -382,6 +402,9 @@ var rejected = []struct {
 		"ID in app.cfg line 1, SECRET in app.cfg line 3 must be your app's own value, not the placeholder"},
 	{"angle brackets in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=<KEY>\nSECRET='<zqsecret>'"},
 		"KEY in app.cfg line 2, SECRET in app.cfg line 3 must not be in < >: remove the < >"},
+	{"placeholders for the cluster too", nil, files{"app.cfg": "ID=12\nKEY=YOUR_APP_KEY\nSECRET=zqsecret\nCLUSTER='YOUR_APP_CLUSTER'"},
+		"KEY in app.cfg line 2, CLUSTER in app.cfg line 4 must be your app's own value, not the placeholder"},
+	{"angle brackets around the cluster", nil, files{"app.cfg": cfg + "CLUSTER=<zq>"}, "CLUSTER in app.cfg line 4 must not be in < >"},
 	{"cluster in app.cfg", nil, files{"app.cfg": cfg + "CLUSTER='ZQ'"}, "CLUSTER in app.cfg line 4 is not the name of a cluster"},
 	{"secure in app.cfg", nil, files{"app.cfg": cfg + "SECURE=zq"}, "SECURE in app.cfg line 4 is neither true nor false"},
 	{"URL as host", nil, files{"app.cfg": cfg + "HOST='https://zq.example.org'"}, "HOST in app.cfg line 4 is not a host"},
@@ -406,12 +429,14 @@ var rejected = []struct {
 	{"quote not closed", nil, files{"app.cfg": "ID=12\nSECRET='zqsecret\nKEY='zqkey'"}, "SECRET in app.cfg line 2 must have its whole value in one pair of quotes"},
 	{"quote not closed, name of others", nil, files{".env": "zq=\"zqsecret\nPORT=1\n\""}, ".env line 1 must have its whole value in one pair of quotes"},
 	{"wrong quote closes", nil, files{"app.cfg": `SECRET='zqsecret"`}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
+	{"text after the quote, behind a no-break space", nil, files{"app.cfg": "SECRET=\u00a0'zq'secret"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"text after the quote", nil, files{"app.cfg": "SECRET='zq'secret"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"another setting after the quote", nil, files{"app.cfg": "SECRET='zq' SECRET='zqsecret'"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"quote within quotes", nil, files{"app.cfg": `SECRET="zq\"zq"`}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"three quotes", nil, files{"app.cfg": "SECRET='''zqsecret'''"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"comma after the quote", nil, files{"app.cfg": "ID: \"zq12\",\nKEY: \"zqkey\","}, "ID in app.cfg line 1 must have its whole value in one pair of quotes"},
-	{"control character", nil, files{"app.cfg": "SECRET='zq\x01secret'"}, "SECRET in app.cfg line 1 has a control character"},
+	{"form feed around the value", nil, files{"app.cfg": "SECRET=\f'zqsecret'"}, "app.cfg line 1 must have the form…without control characters"},
+	{"control character", nil, files{"app.cfg": "SECRET='zq\x01secret'"}, "app.cfg line 1 must have the form…without control characters"},
 	{"NUL", nil, files{"app.cfg": cfg + "X='zq\x00'"}, "app.cfg is not UTF-8 text"},
 	{"UTF-16, little end first", nil, files{"app.cfg": "\xff\xfeI\x00D\x00=\x001\x00z\x00q\x00"}, "app.cfg is not UTF-8 text"},
 	{"UTF-16, no mark", nil, files{".env": "\x00I\x00D\x00=\x001\x00z\x00q"}, ".env is not UTF-8 text"},
@@ -440,8 +465,10 @@ func TestLoadRejects(t *testing.T) {
 	}
 }
 
-var placePattern = regexp.MustCompile(`^((the (app ID|key|secret) in )?(PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY)( in \.env line \d+)?|` +
-	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY) in )?(app\.cfg|\.env)( line \d+)?),? [a-z]`)
+const place = `(((ID|KEY|SECRET|HOST) in PUSHER_URL|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY)( in \.env line \d+)?|` +
+	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY) in )?(app\.cfg|\.env)( line \d+)?)`
+
+var placePattern = regexp.MustCompile(`^(` + place + `, )*` + place + ` [a-z]`)
 
 // checkMessage checks what holds for every error of Load: it begins with the place,
 // is one line and not too long to read.
@@ -472,6 +499,8 @@ func TestWarnings(t *testing.T) {
 		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, []string{"app_id in .env line 1 is not a setting", "SECRET in .env line 2 is not a setting"}},
 		{"typo in the environment", env("PUSHERURL", euURL), nil, []string{"PUSHERURL is not a setting"}},
 		{"lower case", env("pusher_url", euURL), nil, []string{"pusher_url is not a setting"}},
+		{"Pusher's add-on sets both", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "zq"), nil, nil},
+		{"app_key in .env", nil, files{".env": "app_key=zq"}, []string{"app_key in .env line 1 is not a setting"}},
 		{"empty in the environment", env("PUSHERURL", ""), nil, nil},
 		{"secret in the wrong place", nil, files{"app.cfg": cfg + "Zqsecret==\n\nzq5ecret="},
 			[]string{"a name in app.cfg line 4 is not a setting", "a name in app.cfg line 6 is not a setting"}},
@@ -561,6 +590,11 @@ func TestExample(t *testing.T) {
 	}
 }
 
+var (
+	idPattern      = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+)
+
 // FuzzLoad replaces zq in its input with a marker that no error or warning may contain.
 func FuzzLoad(f *testing.F) {
 	const marker = "zq7Kx"
@@ -594,11 +628,11 @@ func FuzzLoad(f *testing.F) {
 		if s.Embedded() {
 			t.Fatal("there is an app.cfg, but it is not used")
 		}
-		if s.AppID == "" || s.Key == "" || notID.MatchString(s.AppID+s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
+		if s.AppID == "" || s.Key == "" || !idPattern.MatchString(s.AppID+s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
 			t.Errorf("not usable: %+v", s)
 		}
-		name, ok := hostOf(s.Host)
-		if !ok || s.Host != strings.ToLower(s.Host) {
+		name := hostOf(s.Host)
+		if name == "" || s.Host != strings.ToLower(s.Host) {
 			t.Errorf("not a host: %q", s.Host)
 		}
 		if isPusher(name) {
