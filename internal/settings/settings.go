@@ -108,6 +108,11 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) error 
 		return nil
 	}
 	if errors.Is(err, os.ErrNotExist) {
+		for _, name := range []string{"PUSHER_CLUSTER", "PUSHER_SOCKET_URL"} {
+			if v := values[name]; v.value != "" {
+				s.Warnings = append(s.Warnings, v.String()+" is ignored, because there is neither a PUSHER_URL nor an app.cfg: add one of them, or remove "+name)
+			}
+		}
 		return nil
 	}
 

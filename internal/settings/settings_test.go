@@ -499,6 +499,8 @@ func TestWarnings(t *testing.T) {
 		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, []string{"app_id in .env line 1 is not a setting", "SECRET in .env line 2 is not a setting"}},
 		{"typo in the environment", env("PUSHERURL", euURL), nil, []string{"PUSHERURL is not a setting"}},
 		{"lower case", env("pusher_url", euURL), nil, []string{"pusher_url is not a setting"}},
+		{"no credentials", env("PUSHER_SOCKET_URL", "zq"), files{".env": "PUSHER_CLUSTER=zq"},
+			[]string{"PUSHER_CLUSTER in .env line 1 is ignored, because there is neither a PUSHER_URL nor an app.cfg", "PUSHER_SOCKET_URL is ignored"}},
 		{"Pusher's add-on sets both", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "zq"), nil, nil},
 		{"app_key in .env", nil, files{".env": "app_key=zq"}, []string{"app_key in .env line 1 is not a setting"}},
 		{"empty in the environment", env("PUSHERURL", ""), nil, nil},
