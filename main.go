@@ -177,7 +177,7 @@ func (a *app) handler() (http.Handler, error) {
 		mux.Handle("/apps/", a.channels)
 	}
 	return guard.Recover(a.log, guard.Headers(
-		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.Connect(), guard.SameOrigin(a.log, mux))), nil
+		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.ConnectOrigins(), guard.SameOrigin(a.log, mux))), nil
 }
 
 // servePush handles a click. It triggers the event even if the browser disconnects in the

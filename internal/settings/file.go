@@ -17,11 +17,11 @@ var (
 	envNames = []string{"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT", "TRUST_PROXY"}
 	cfgNames = []string{"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"}
 
-	plainName = regexp.MustCompile(`^([A-Z_]+|[a-z_]+)$`) // unlike a random secret
+	plainName = regexp.MustCompile(`^([A-Z_-]+|[a-z_-]+)$`) // unlike a random secret
 )
 
-// setting is a value and where it was set. String returns only where, so that no message
-// contains the value.
+// setting is a value and the place where it was set. String returns only the place, so that no
+// message contains the value.
 type setting struct {
 	name  string // empty if the line has no known name
 	value string
@@ -41,9 +41,9 @@ func (v setting) String() string {
 	return v.name + place
 }
 
-// identify returns the known name for v.name. If there is none, it returns "" and, if
-// v.name is probably a mistake, adds a warning, which shows v.name unless that could be a
-// secret in the wrong place.
+// identify returns the known name for v.name. If there is none, it returns "" and adds a
+// warning, which shows v.name unless that could be a secret in the wrong place. In the
+// environment, only names that begin with PUSHER are probably meant for this program.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
 	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
@@ -53,26 +53,25 @@ func (s *Settings) identify(v setting) string {
 	if slices.Contains(names, name) {
 		return name
 	}
-	misplaced := v.file == ".env" && slices.Contains(cfgNames, short)
-	if v.name != "" && (v.file == "app.cfg" || misplaced || strings.HasPrefix(short, "PUSHER")) {
+	if v.name != "" && (v.file != "" || strings.HasPrefix(short, "PUSHER")) {
 		if !plainName.MatchString(v.name) {
 			v.name = "a name"
 		}
-		s.Warnings = append(s.Warnings, fmt.Sprintf("%s is not a setting and is ignored: the names are %s", v, strings.Join(names, ", ")))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%s is not a setting and is ignored: valid names are %s", v, strings.Join(names, ", ")))
 	}
 	return ""
 }
 
-// readFile adds the settings in a file of lines NAME=value to values. Other names are
-// ignored, with a warning if one is probably a mistake, but their lines must be well
-// formed too. Empty values are left out.
+// readFile adds the settings in a file of NAME=value lines to values. It ignores other names,
+// with a warning, but requires that their lines are well formed too. It leaves out empty
+// values.
 func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 	data, err := os.ReadFile(filepath.Join(dir, file))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%s can't be read (%w): make it a text file that you may read, or remove it", file, err)
+		return fmt.Errorf("%s can't be read (%w): make it a text file that the program may read, or remove it", file, err)
 	case len(data) > 64<<10:
 		return fmt.Errorf("%s is larger than 64 KB: keep only the settings in it, one per line", file)
 	case !utf8.Valid(data) || slices.Contains(data, 0):
@@ -80,13 +79,13 @@ func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 	}
 	text := strings.TrimPrefix(string(data), "\ufeff") // a byte order mark
 	for i, line := range strings.Split(lineEnds.Replace(text), "\n") {
-		name, value, fault := parseLine(line)
+		name, value, problem := parseLine(line)
 		v := setting{name, value, file, i + 1}
 		v.name = s.identify(v)
 		old := values[v.name]
 		switch {
-		case fault != "":
-			return fmt.Errorf("%s %s", v, fault)
+		case problem != "":
+			return fmt.Errorf("%s %s", v, problem)
 		case v.name == "" || value == "":
 		case old.line > 0 && old.value != value:
 			return fmt.Errorf("%s differs from line %d: keep only one of them", v, old.line)
@@ -100,22 +99,22 @@ func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 var (
 	lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-	// godotenv expands $NAME and removes \ in double quotes. hide replaces both with
-	// control characters, which are invalid in a line, and show restores them.
-	hide = strings.NewReplacer(`$`, "\x01", `\`, "\x02")
-	show = strings.NewReplacer("\x01", `$`, "\x02", `\`)
+	// godotenv expands $NAME and removes \ in double quotes. escape replaces both with
+	// control characters, which are invalid in a line, and unescape restores them.
+	escape   = strings.NewReplacer(`$`, "\x01", `\`, "\x02")
+	unescape = strings.NewReplacer("\x01", `$`, "\x02", `\`)
 
 	linePattern  = regexp.MustCompile(`^(?:export[\t ]+)?([A-Za-z_][\w.]*)[\t ]*(=|://|:)(?:[\t\pZ]+#.*)?[\t\pZ]*((?:\t|\P{Cc})*)$`)
 	valuePattern = regexp.MustCompile(`^([^'"].*|'[^']*'|"[^"]*")\s*(#.*)?$`)
 )
 
-// parseLine returns the name and the value in a line, or a fault, which an error states
-// after the place. All are empty for a blank line and for a comment.
+// parseLine returns the name and the value in a line, or a problem, which an error message
+// states after the place. All three are empty for a blank line and for a comment.
 //
-// godotenv parses the line on its own, so that no quote reaches into the next one, and
-// only once it is clear that it will find one name and one value: of
-// NAME="a"b it would keep a, and of NAME= # c it would make # c the value.
-func parseLine(line string) (name, value, fault string) {
+// parseLine passes each line to godotenv separately, so that an unclosed quote can't extend
+// into the next line. It first rejects or handles lines that godotenv would misread: the value
+// of NAME="a"b as a, and the value of NAME= # c as # c.
+func parseLine(line string) (name, value, problem string) {
 	const form = "must have the form NAME=value or NAME = 'value', without control characters: correct it, or put # in front to make it a comment"
 	line = strings.TrimSpace(line)
 	m := linePattern.FindStringSubmatch(line)
@@ -129,10 +128,10 @@ func parseLine(line string) (name, value, fault string) {
 	case !valuePattern.MatchString(m[3]):
 		return m[1], "", "must have its whole value in one pair of quotes (single quotes around double ones, or the other way round), with nothing after it but a # comment"
 	}
-	values, _ := godotenv.Unmarshal(hide.Replace(line)) // its error quotes the line
+	values, _ := godotenv.Unmarshal(escape.Replace(line)) // its error quotes the line
 	value, ok := values[m[1]]
 	if !ok {
 		return m[1], "", form
 	}
-	return m[1], show.Replace(value), ""
+	return m[1], unescape.Replace(value), ""
 }

@@ -1,9 +1,9 @@
 // Package settings reads the program's settings from the environment, .env and
 // app.cfg: where events go, where the page connects, which address to listen on.
 //
-// An invalid setting is an error of one line that says where it is, what is wrong
-// with it and how to fix it. No error or warning contains any part of a value,
-// because a secret can be pasted in the wrong place.
+// If a setting is invalid, Load returns a one-line error that says where the setting
+// is, what is wrong with it and how to fix it. No error or warning contains any part
+// of a value, because a secret may have been pasted in the wrong place.
 package settings
 
 import (
@@ -20,7 +20,7 @@ import (
 	"strings"
 )
 
-// Settings are the program's settings. They contain the secret: don't log them whole.
+// Settings are the program's settings. Don't log them as a whole: they contain the secret.
 type Settings struct {
 	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or
 	// "app.cfg", followed by "and PUSHER_CLUSTER" if that sets the cluster. It is
@@ -41,13 +41,13 @@ type Settings struct {
 	Warnings   []string // sentences about settings that are ignored
 }
 
-// Embedded reports whether there are no credentials, so that events go to the
-// embedded server.
+// Embedded reports whether events go to the embedded server, because no credentials
+// are set.
 func (s Settings) Embedded() bool { return s.Source == "" }
 
-// Connect returns the origins, apart from its own, that the page connects to: for
-// WebSockets and, for Pusher, their fallback.
-func (s Settings) Connect() []string {
+// ConnectOrigins returns the origins, besides its own, that the page connects to: for
+// WebSockets and, with Pusher, for SockJS, the fallback of pusher-js.
+func (s Settings) ConnectOrigins() []string {
 	switch {
 	case s.Embedded():
 		return nil
@@ -143,7 +143,7 @@ func (s *Settings) resolve(values map[string]setting) error {
 		}
 		part := socketPattern.FindStringSubmatch(cmp.Or(socket.value, address))
 		if part == nil || !isHost(part[2]) {
-			return fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the WebSocket address, for browsers, of the server in PUSHER_URL or app.cfg, or remove it", socket)
+			return fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, or remove it", socket)
 		}
 		s.SocketURL = strings.ToLower(part[1]+part[2]) + part[3]
 		return nil
@@ -184,7 +184,7 @@ const (
 // rules say which values are invalid. An error consists of their places and the text.
 //
 // pusher-http-go puts ID and key into the request's URL unescaped, and so does pusher-js
-// with the key: neither may contain characters that have a meaning in URLs.
+// with the key, so neither may contain characters that are special in URLs.
 var rules = []struct {
 	names   string // of the settings that the rule applies to
 	invalid func(value string) bool
@@ -192,7 +192,7 @@ var rules = []struct {
 }{
 	{"PUSHER_URL", quoted, "is in quotes: remove them" + urlForm},
 	{"PUSHER_URL", matches(`[<>]`), "has < or > in it: remove the < >, which only mark placeholders" + urlForm},
-	{"PUSHER_URL", matches(`[^!-~]`), "has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if it belongs to the secret" + urlForm},
+	{"PUSHER_URL", matches(`[^!-~]`), "has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if it is part of the secret" + urlForm},
 	{"PUSHER_URL", not(matches(`^(?i:https?)://`)), "must begin with https:// (or http://)" + urlForm},
 	{"PUSHER_URL", matches(`^\w+://(?i:dashboard\.pusher\.com)`), `is the address of Pusher's dashboard, not of its API: use the values on that page, under "App Keys"` + urlForm},
 	{"PUSHER_URL", not(matches(`^\w+://` + authority + `([/?#]|$)`)), "must have KEY:SECRET@HOST after the ://, with special characters percent-encoded (% as %25, / as %2F, @ as %40, # as %23, ? as %3F)" + urlForm},
@@ -200,9 +200,9 @@ var rules = []struct {
 
 	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys},
 	{perApp, matches(`^<.*>$`), "must not be in < >: remove the < > and use your app's own value, from " + appKeys},
-	{"ID KEY", matches(`[^\w-]`), "must consist of letters, digits, - and _: copy it again, without anything around it"},
+	{"ID KEY", matches(`[^\w-]`), "must consist of letters, digits, - and _: copy it again, without surrounding characters"},
 	{"SECRET", quoted, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
-	{"SECRET", matches(`[^\pL\pM\pN\pP\pS]`), "must not contain a space, a line break or an invisible character: copy it again, without anything around it"},
+	{"SECRET", matches(`[^\pL\pM\pN\pP\pS]`), "must not contain a space, a line break or an invisible character: copy it again, without surrounding characters"},
 	{"CLUSTER PUSHER_CLUSTER", matches(`[^a-z0-9-]|^(api|ws)?-|-$`), "is not the name of a cluster: use the short name that the dashboard shows, in lower case, such as eu or mt1"},
 	{"HOST", not(isHost), "is not a host: use only a host or host:port, such as localhost:6001, and nothing before or after it"},
 

@@ -18,7 +18,7 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// files is what is in the directory: name to contents.
+// files maps the names of the directory's files to their contents.
 type files map[string]string
 
 // load runs Load with env as the environment and files as the directory.
@@ -68,7 +68,7 @@ func own(host, socketURL string) Settings {
 		Secure: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
-// with returns s after change.
+// with returns a changed copy of s.
 func with(s Settings, change func(*Settings)) Settings {
 	change(&s)
 	return s
@@ -86,7 +86,7 @@ var accepted = []struct {
 }{
 	// Which source.
 	{"nothing", nil, nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
-	{"empty is not given", env("PUSHER_URL", "", "PUSHER_CLUSTER", "", "PORT", "", "RATE_LIMIT", ""),
+	{"empty counts as unset", env("PUSHER_URL", "", "PUSHER_CLUSTER", "", "PORT", "", "RATE_LIMIT", ""),
 		files{".env": "PUSHER_URL=\nPORT=''\nRATE_LIMIT= # none\n"}, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 	{"environment", env("PUSHER_URL", euURL), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"environment before .env and app.cfg", env("PUSHER_URL", euURL),
@@ -198,8 +198,8 @@ type roundTrip func(*http.Request) *http.Response
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
 
-// checkRequest has pusher-http-go trigger an event with s and checks where the
-// request goes and that its signature can be verified there.
+// checkRequest triggers an event with pusher-http-go and s, and checks the URL and the signature
+// of the request.
 func checkRequest(t *testing.T, s Settings) {
 	t.Helper()
 	var requests []*http.Request
@@ -237,7 +237,7 @@ func checkRequest(t *testing.T, s Settings) {
 	}
 }
 
-func TestConnect(t *testing.T) {
+func TestConnectOrigins(t *testing.T) {
 	for _, tt := range []struct {
 		env  map[string]string
 		want []string
@@ -248,7 +248,7 @@ func TestConnect(t *testing.T) {
 		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss://[::1]:80"}},
 	} {
 		s, err := load(t, tt.env, nil)
-		if got := s.Connect(); err != nil || !slices.Equal(got, tt.want) {
+		if got := s.ConnectOrigins(); err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("%v: %q, %v; want %q", tt.env, got, err, tt.want)
 		}
 	}
@@ -264,7 +264,7 @@ func TestSecure(t *testing.T) {
 	}
 }
 
-// TestSecretUnaltered writes secrets in each of the ways that app.cfg allows.
+// Secrets are read unaltered, in each form that app.cfg allows.
 func TestSecretUnaltered(t *testing.T) {
 	secrets := []string{"a$b", "a$B", "$HOME", "${HOME}", "$(HOME)", `\$A`, "a$", "$$", `a\b`, `a\nb`, `a\\b`, `\`, `a\`, `\\`,
 		"a#b", "#a", "a=b", "=", "a:b", "a`b", "a%20b", "a+b", "a&b", "a;b", "a,", "!", "ID=x", "export", "é柱", "a'b", `a"b`}
@@ -286,8 +286,8 @@ func TestSecretUnaltered(t *testing.T) {
 	}
 }
 
-// In each row, values that must not be shown contain zq. The message begins with the part
-// of want before …, and contains the part after it.
+// In each row, values that errors must not show contain zq. An error must begin with the part
+// of want before …, and contain the part after it.
 var rejected = []struct {
 	name  string
 	env   map[string]string
@@ -336,7 +336,7 @@ var rejected = []struct {
 	{"no path", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"no ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"path prefix", env("PUSHER_URL", "https://zqkey:zqsecret@example.org/zq/apps/12"), nil, "PUSHER_URL must end with /apps/ID"},
-	{"path goes on", env("PUSHER_URL", euURL+"/events"), nil, "PUSHER_URL must end with /apps/ID"},
+	{"longer path", env("PUSHER_URL", euURL+"/events"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"two slashes at the end", env("PUSHER_URL", euURL+"//"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"encoded ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%31"), nil, "PUSHER_URL must end with /apps/ID"},
@@ -350,7 +350,7 @@ var rejected = []struct {
 	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must be your app's own value"},
 	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "HOST in PUSHER_URL must be your app's own value"},
 	{"another host of Pusher's", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
-	{"a cluster that can be none", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
+	{"invalid cluster", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
 	{"another host of the old kind", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "HOST in PUSHER_URL in .env line 1 names a Pusher host without a cluster"},
 	{"wrong, app.cfg right", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
 	{"wrong, .env right", env("PUSHER_URL", "zq"), files{".env": "PUSHER_URL=" + euURL}, "PUSHER_URL must begin with https://"},
@@ -391,7 +391,7 @@ var rejected = []struct {
 	{"empty app.cfg", nil, files{"app.cfg": ""}, "app.cfg has no value for ID, KEY, SECRET:"},
 	{"comments only", nil, files{"app.cfg": "# zq\r\n\r\n  # ID=1\r\n"}, "app.cfg has no value for ID, KEY, SECRET:"},
 	{"no secret in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nSECRET=\n"}, "app.cfg has no value for SECRET:"},
-	{"names nearly right", nil, files{"app.cfg": "APPID=12\nKEY=zqkey\nSECRET_KEY=zqsecret\n"}, "app.cfg has no value for ID, SECRET:"},
+	{"misspelled names", nil, files{"app.cfg": "APPID=12\nKEY=zqkey\nSECRET_KEY=zqsecret\n"}, "app.cfg has no value for ID, SECRET:"},
 	{"odd ID in app.cfg", nil, files{"app.cfg": "KEY=zqkey\nSECRET=zqsecret\nID=zq/12"}, "ID in app.cfg line 3 must consist of letters, digits"},
 	{"odd key in app.cfg", nil, files{"app.cfg": "KEY=u'zqkey'\nSECRET=zqsecret\nID=12"}, "KEY in app.cfg line 1 must consist of letters, digits"},
 	{"Python 2's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=u'zqsecret'\nID=12"}, "SECRET in app.cfg line 2 must not begin or end with a quote"},
@@ -459,7 +459,7 @@ func TestLoadRejects(t *testing.T) {
 			}
 			checkMessage(t, err)
 			if strings.Contains(strings.ToLower(err.Error()), "zq") {
-				t.Errorf("shows what was given: %s", err)
+				t.Errorf("the error shows a value: %s", err)
 			}
 		})
 	}
@@ -470,20 +470,20 @@ const place = `(((ID|KEY|SECRET|HOST) in PUSHER_URL|PUSHER_URL|PUSHER_CLUSTER|PU
 
 var placePattern = regexp.MustCompile(`^(` + place + `, )*` + place + ` [a-z]`)
 
-// checkMessage checks what holds for every error of Load: it begins with the place,
-// is one line and not too long to read.
+// checkMessage checks that an error of Load begins with a place, has one line, and is short
+// enough to read.
 func checkMessage(t *testing.T, err error) {
 	t.Helper()
 	if message := err.Error(); !placePattern.MatchString(message) {
 		t.Errorf("doesn't begin with a place: %q", message)
 	}
 	if message := err.Error(); strings.ContainsFunc(message, func(r rune) bool { return r < ' ' }) || len(message) > 400 {
-		t.Errorf("not a line to read: %q", message)
+		t.Errorf("several lines, or too long: %q", message)
 	}
 }
 
-// Each warning is one sentence and names the place. zq is not shown, nor any name that
-// could be a secret on a line of its own.
+// Each warning is one sentence and names the place. It shows neither zq nor a name that could be
+// a secret on its own line.
 func TestWarnings(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -491,11 +491,14 @@ func TestWarnings(t *testing.T) {
 		files files
 		want  []string // beginnings
 	}{
-		{"other programs' variables", env("HOME", "/zq", "PORTS", "zq"), files{".env": "OTHER=zq\nDEBUG=zq"}, nil},
+		{"other programs' variables", env("HOME", "/zq", "PORTS", "zq", "RATE_LIMT", "zq"), nil, nil},
+		{"unknown names in .env", nil, files{".env": "RATE_LIMT=zq\n#OTHER=zq\nPUSHER_URL =" + euURL},
+			[]string{"RATE_LIMT in .env line 1 is not a setting and is ignored: valid names are PUSHER_URL, "}},
+		{"hyphen in the environment", env("PUSHER-URL", euURL), nil, []string{"PUSHER-URL is not a setting"}},
 		{"typo in app.cfg", nil, files{"app.cfg": cfg + "CLUSTR = 'zq'"},
-			[]string{"CLUSTR in app.cfg line 4 is not a setting and is ignored: the names are ID, KEY, SECRET, CLUSTER, HOST, SECURE"}},
+			[]string{"CLUSTR in app.cfg line 4 is not a setting and is ignored: valid names are ID, KEY, SECRET, CLUSTER, HOST, SECURE"}},
 		{"typo that leads to an error", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nsecrt=zqsecret"}, []string{"secrt in app.cfg line 3 is not a setting"}},
-		{"typo in .env", nil, files{".env": "\nPUSHERURL=" + euURL}, []string{"PUSHERURL in .env line 2 is not a setting and is ignored: the names are PUSHER_URL, "}},
+		{"typo in .env", nil, files{".env": "\nPUSHERURL=" + euURL}, []string{"PUSHERURL in .env line 2 is not a setting and is ignored: valid names are PUSHER_URL, "}},
 		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, []string{"app_id in .env line 1 is not a setting", "SECRET in .env line 2 is not a setting"}},
 		{"typo in the environment", env("PUSHERURL", euURL), nil, []string{"PUSHERURL is not a setting"}},
 		{"lower case", env("pusher_url", euURL), nil, []string{"pusher_url is not a setting"}},
@@ -561,7 +564,7 @@ func TestEnvironmentUntouched(t *testing.T) {
 	}
 }
 
-// TestExample copies app.cfg.example as its first lines say.
+// app.cfg.example works as a template if it is filled in as its comments say.
 func TestExample(t *testing.T) {
 	data, err := os.ReadFile("../../app.cfg.example")
 	if err != nil {
@@ -597,7 +600,7 @@ var (
 	clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 )
 
-// FuzzLoad replaces zq in its input with a marker that no error or warning may contain.
+// FuzzLoad replaces zq in its input with a marker, which no error or warning may contain.
 func FuzzLoad(f *testing.F) {
 	const marker = "zq7Kx"
 	for _, tt := range rejected {
@@ -628,7 +631,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		if s.Embedded() {
-			t.Fatal("there is an app.cfg, but it is not used")
+			t.Fatal("app.cfg exists, but is not used")
 		}
 		if s.AppID == "" || s.Key == "" || !idPattern.MatchString(s.AppID+s.Key) || s.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
 			t.Errorf("not usable: %+v", s)
@@ -639,10 +642,10 @@ func FuzzLoad(f *testing.F) {
 		}
 		if isPusher(name) {
 			if !s.Secure || !clusterPattern.MatchString(s.Cluster) || s.SocketURL != "" {
-				t.Errorf("not as at Pusher: %+v", s)
+				t.Errorf("invalid settings for Pusher: %+v", s)
 			}
 		} else if u, err := url.Parse(s.SocketURL); err != nil || u.Scheme != "ws" && u.Scheme != "wss" || u.Host == "" || u.RawQuery != "" {
-			t.Errorf("not a socket's address: %q", s.SocketURL)
+			t.Errorf("not a WebSocket URL: %q", s.SocketURL)
 		}
 		checkRequest(t, s)
 	})
