@@ -75,17 +75,16 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		call.error = err
 		return nil, &call
 	}
-	return checkStatus(resp, body)
+	return respond(resp.StatusCode, resp.Header, body)
 }
 
-// checkStatus returns a response with its body, or a *statusError.
-func checkStatus(resp *http.Response, body []byte) (*http.Response, error) {
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		date, _ := http.ParseTime(resp.Header.Get("Date"))
-		return nil, &statusError{resp.StatusCode, string(body), date}
+// respond returns a response with the status 2xx, and a *statusError for any other.
+func respond(status int, header http.Header, body []byte) (*http.Response, error) {
+	if status < 200 || status > 299 {
+		date, _ := http.ParseTime(header.Get("Date"))
+		return nil, &statusError{status, string(body), date}
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, nil
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
 // callError is a call without a complete response.
@@ -119,22 +118,18 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer r.Body.Close()
 	w := &recorder{header: make(http.Header), status: http.StatusOK}
 	t.handler.ServeHTTP(w, r)
-	return checkStatus(&http.Response{
-		StatusCode: w.status, Header: w.header, Request: r,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(w.body.Len()),
-	}, w.body.Bytes())
+	return respond(w.status, w.header, w.Bytes())
 }
 
 // recorder is an http.ResponseWriter that keeps what is written.
 type recorder struct {
+	bytes.Buffer
 	header http.Header
 	status int
-	body   bytes.Buffer
 }
 
-func (w *recorder) Header() http.Header         { return w.header }
-func (w *recorder) WriteHeader(status int)      { w.status = status }
-func (w *recorder) Write(b []byte) (int, error) { return w.body.Write(b) }
+func (w *recorder) Header() http.Header    { return w.header }
+func (w *recorder) WriteHeader(status int) { w.status = status }
 
 // Explain says in one or two sentences why a call of pusher-http-go failed and how to
 // fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
