@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/pushertest"
 	"pusher-sample/internal/settings"
@@ -280,9 +281,10 @@ func TestFailedClick(t *testing.T) {
 		t.Errorf("wrong secret: %d %s", resp.StatusCode, text)
 	}
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", time.Now().Add(90*time.Minute).UTC().Format(http.TimeFormat))
 		http.Error(w, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", http.StatusUnauthorized)
 	})
-	if resp, text := pushertest.Request(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "clock is 90 minutes behind") {
+	if resp, text := pushertest.Request(t, "POST", app.URL+"/pusher"); resp.StatusCode != 502 || !strings.Contains(text, "clock is 1h30m behind") {
 		t.Errorf("wrong clock: %d %s", resp.StatusCode, text)
 	}
 	upstream.HTTP.Close()

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -209,48 +208,20 @@ func statusPage(server string) string {
 	return "that server's log"
 }
 
-var timestamps = regexp.MustCompile(`(?i)given timestamp \(([^)]{1,40})\).{1,40}server time \(([^)]{1,40})\)`)
-
 // explainClock explains that this machine's clock is off by more than the 10 minutes for
-// which a signature is valid.
+// which a signature is valid. By how much, it tells by the Date header of the response.
 func explainClock(e *statusError, server string) string {
 	how := "ahead of or behind"
-	switch ahead := clockAhead(e); {
-	case ahead > time.Minute:
-		how = spell(ahead) + " ahead of"
-	case ahead < -time.Minute:
-		how = spell(-ahead) + " behind"
+	ahead := time.Since(e.date).Round(time.Minute)
+	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
+	switch {
+	case e.date.IsZero(), ahead == 0:
+	case ahead < 0:
+		how = amount + " behind"
+	default:
+		how = amount + " ahead of"
 	}
 	return "This machine's clock is " + how + " the clock of " + server + "; at most 10 minutes are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows. If a virtual machine, container or WSL drifted during sleep, restart it."
-}
-
-// clockAhead returns by how much this machine's clock is ahead of the server's: by the
-// two times in the response's body, or else by its Date header. It returns 0 if the
-// response has neither.
-func clockAhead(e *statusError) time.Duration {
-	if m := timestamps.FindStringSubmatch(e.body); m != nil {
-		given, err1 := time.Parse(time.RFC3339, m[1])
-		server, err2 := time.Parse(time.RFC3339, m[2])
-		if err1 == nil && err2 == nil {
-			return given.Sub(server)
-		}
-	}
-	if e.date.IsZero() {
-		return 0
-	}
-	return time.Since(e.date)
-}
-
-// spell returns a duration of more than a minute in minutes, hours or days.
-func spell(d time.Duration) string {
-	switch {
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.0f minutes", d.Minutes())
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%.0f hours", d.Hours())
-	default:
-		return fmt.Sprintf("%.0f days", d.Hours()/24)
-	}
 }
 
 func explainTimeout(e *callError, server string) string {
