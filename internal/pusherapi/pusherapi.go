@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,15 +28,6 @@ const (
 	tlsTimeout  = callTimeout - dialTimeout // so that no dial outlives its call
 	idleTimeout = 30 * time.Second          // nginx and load balancers wait 60 s or more
 	maxResponse = 64 << 10                  // bytes; the API's responses are a few
-)
-
-// Windows error codes. On Windows, syscall.ECONNREFUSED and the like have invented values
-// that no error has.
-const (
-	wsaEMFILE       = syscall.Errno(10024)
-	wsaENETUNREACH  = syscall.Errno(10051)
-	wsaECONNREFUSED = syscall.Errno(10061)
-	wsaEHOSTUNREACH = syscall.Errno(10065)
 )
 
 // NewTransport returns a transport for up to maxCalls calls at a time to one host. A call
@@ -144,127 +137,101 @@ func Explain(err error, server string) (status int, text string) {
 	status = http.StatusBadGateway
 	switch {
 	case errors.As(err, &refused):
-		text = explainStatus(refused, server)
+		text = refused.explain()
 	case errors.As(err, &call) && errors.As(call.error, &timeout) && timeout.Timeout():
-		status, text = http.StatusGatewayTimeout, explainTimeout(call, server)
+		status, text = http.StatusGatewayTimeout, "{server} did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and "+serverLog+"."
+		if !call.connected {
+			text = "{server} could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."
+		}
 	default:
-		text = explainFailure(err, server)
+		text = explainFailure(err, call)
 	}
+	text = strings.ReplaceAll(text, "{server}", server)
 	return status, strings.ToUpper(text[:1]) + text[1:]
 }
 
-func explainStatus(e *statusError, server string) string {
-	body := strings.ToLower(e.body)
-	mentions := func(text string) bool { return strings.Contains(body, text) }
-	switch {
-	case mentions("timestamp expired"):
-		return explainClock(e, server)
-	case mentions("signature"): // before auth_key, which is also in the text to sign
-		return explainSecret(server)
-	case mentions("auth_key"), mentions("app key"), mentions("app_id"), mentions("unknown app"), e.status == http.StatusNotFound:
-		if server == "Pusher" {
-			return "Pusher does not know this app: the key, the app ID or the cluster is wrong. Compare all three with the App Keys page of your app on the Pusher dashboard."
-		}
-		return server + " does not know this app: the key or the app ID is wrong. Compare both with the app's entry in that server's configuration."
-	case mentions("http request to an https server"), mentions("plain http"):
-		return server + " requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."
-	case e.status == http.StatusUnauthorized:
-		return explainSecret(server)
-	case e.status == http.StatusForbidden && mentions("quota"):
-		return server + " refused the event: the app's message quota is used up. Wait until it is renewed (daily with Pusher), or choose a larger plan."
-	case e.status == http.StatusForbidden && mentions("disabled"):
-		return server + " refused the event: this app is disabled. Enable it in that server's configuration, or at Pusher in the app's settings on the dashboard."
-	case e.status == http.StatusForbidden:
-		return server + " refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app in that server's configuration, or on the Pusher dashboard."
-	case e.status == http.StatusRequestEntityTooLarge:
-		return tooLarge
-	case e.status == http.StatusBadRequest, e.status == http.StatusUnprocessableEntity:
-		return fmt.Sprintf("%s refused the event as invalid (status %d). Use %s for the channel; at most 200 characters, not beginning with \"pusher\", for the event.", server, e.status, validChannel)
-	case e.status == http.StatusTooManyRequests:
-		return server + " refused the event: this app sends too many events. Wait a moment, then click more slowly."
-	case e.status >= 500:
-		return fmt.Sprintf("%s had a server error (status %d), so it is not known whether the event was sent. Try again later, or check %s.", server, e.status, statusPage(server))
-	case e.status >= 300 && e.status < 400:
-		return fmt.Sprintf("%s redirects to another address (status %d), so the event was not sent. Check the host and port, and whether to use http or https.", server, e.status)
-	default:
-		return fmt.Sprintf("%s refused the event (status %d). Check the credentials, and that the host and port are those of a Channels server.", server, e.status)
-	}
+// refusals explain responses with a status other than 2xx. The first whose pattern matches
+// the status and the body, with a space between them, counts.
+var refusals = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	{regexp.MustCompile(`(?i)timestamp expired`), "This machine's clock is {off} the clock of {server}; at most 10 minutes are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows. If a virtual machine, container or WSL drifted during sleep, restart it."},
+	{regexp.MustCompile(`(?i)signature`), wrongSecret}, // before auth_key, which is also in the text to sign
+	{regexp.MustCompile(`(?i)^404|auth_key|app key|app_id|unknown app`), "{server} does not know this app: the key, the app ID or, with Pusher, the cluster is wrong. Compare them with the App Keys page on the Pusher dashboard, or with that server's configuration."},
+	{regexp.MustCompile(`(?i)http request to an https server|plain http`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
+	{regexp.MustCompile(`^401`), wrongSecret},
+	{regexp.MustCompile(`(?is)^403.*quota`), "{server} refused the event: the app's message quota is used up. Wait until it is renewed (daily with Pusher), or choose a larger plan."},
+	{regexp.MustCompile(`(?is)^403.*disabled`), "{server} refused the event: this app is disabled. Enable it in that server's configuration, or at Pusher in the app's settings on the dashboard."},
+	{regexp.MustCompile(`^403`), "{server} refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app in that server's configuration, or on the Pusher dashboard."},
+	{regexp.MustCompile(`^413`), tooLarge},
+	{regexp.MustCompile(`^4(00|22)`), "{server} refused the event as invalid (status {status}). Use " + validChannel + " for the channel; at most 200 characters, not beginning with \"pusher\", for the event."},
+	{regexp.MustCompile(`^429`), "{server} refused the event: this app sends too many events. Wait a moment, then click more slowly."},
+	{regexp.MustCompile(`^[5-9]`), "{server} had a server error (status {status}), so it is not known whether the event was sent. Try again later, or check " + serverLog + "."},
+	{regexp.MustCompile(`^3`), "{server} redirects to another address (status {status}), so the event was not sent. Check the host and port, and whether to use http or https."},
 }
 
 const (
+	wrongSecret  = "{server} refused the signature: the secret is wrong, or belongs to another key. Copy both key and secret again from the app's configuration."
 	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and at most 164 characters"
 	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
+	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-func explainSecret(server string) string {
-	return server + " refused the signature: the secret is wrong, or belongs to another key. Copy both key and secret again from the app's configuration."
-}
-
-// statusPage returns where to look for problems of the server.
-func statusPage(server string) string {
-	if server == "Pusher" {
-		return "status.pusher.com"
+func (e *statusError) explain() string {
+	text := "{server} refused the event (status {status}). Check the credentials, and that the host and port are those of a Channels server."
+	response := fmt.Sprint(e.status, " ", e.body)
+	for _, refusal := range refusals {
+		if refusal.pattern.MatchString(response) {
+			text = refusal.text
+			break
+		}
 	}
-	return "that server's log"
+	return strings.NewReplacer("{status}", strconv.Itoa(e.status), "{off}", e.clock()).Replace(text)
 }
 
-// explainClock explains that this machine's clock is off by more than the 10 minutes for
-// which a signature is valid. By how much, it tells by the Date header of the response.
-func explainClock(e *statusError, server string) string {
-	how := "ahead of or behind"
+// clock says how far this machine's clock is off, by the Date header of the response.
+func (e *statusError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
 	switch {
 	case e.date.IsZero(), ahead == 0:
+		return "ahead of or behind"
 	case ahead < 0:
-		how = amount + " behind"
+		return amount + " behind"
 	default:
-		how = amount + " ahead of"
+		return amount + " ahead of"
 	}
-	return "This machine's clock is " + how + " the clock of " + server + "; at most 10 minutes are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows. If a virtual machine, container or WSL drifted during sleep, restart it."
-}
-
-func explainTimeout(e *callError, server string) string {
-	if !e.connected {
-		return server + " could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."
-	}
-	return server + " did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and " + statusPage(server) + "."
 }
 
 // explainFailure explains a call without a complete response.
-func explainFailure(err error, server string) string {
-	var (
-		call        *callError
-		dns         *net.DNSError
-		unknownCA   x509.UnknownAuthorityError
-		wrongName   x509.HostnameError
-		invalidCert x509.CertificateInvalidError
-		badCert     *tls.CertificateVerificationError
-		notTLS      tls.RecordHeaderError
-		tooLong     *http.MaxBytesError
-	)
-	text := err.Error()
-	says := func(part string) bool { return strings.Contains(text, part) }
+func explainFailure(err error, call *callError) string {
+	errno, _ := errors.AsType[syscall.Errno](err)
+	invalidCert, _ := errors.AsType[x509.CertificateInvalidError](err)
+	says := func(part string) bool { return strings.Contains(err.Error(), part) }
+	// The numbers are Windows error codes: there, syscall.ECONNREFUSED and the like have
+	// invented values that no error has. 10024 is WSAEMFILE, 10051 is WSAENETUNREACH,
+	// 10061 is WSAECONNREFUSED, and 10065 is WSAEHOSTUNREACH.
 	switch {
-	case says("too many open files"), errors.Is(err, wsaEMFILE): // DNS errors have only the text
+	case says("too many open files"), errno == 10024: // DNS errors have only the text
 		return "This program has too many files and connections open, so the event was not sent. Try again in a moment; if it keeps happening, raise the limit on open files (ulimit -n)."
-	case errors.As(err, &dns):
-		return "The host name of " + server + " could not be looked up, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, wsaECONNREFUSED):
-		return server + " refused the connection, so the event was not sent. Check the host and port, and that the server is running."
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, wsaENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, wsaEHOSTUNREACH):
-		return server + " can't be reached from this machine's network, so the event was not sent. Check the network, its firewall and proxy."
-	case errors.As(err, &invalidCert) && invalidCert.Reason == x509.Expired:
-		return "The TLS certificate of " + server + " has expired or is not valid yet, so the event was not sent. Check this machine's clock first; if it is right, the certificate must be renewed."
-	case errors.As(err, &wrongName):
-		return "The TLS certificate of " + server + " is for another host name, so the event was not sent. Check the host."
-	case errors.As(err, &unknownCA):
-		return "The TLS certificate of " + server + " is signed by an unknown authority, so the event was not sent. Install the authority's certificate, or set SSL_CERT_FILE to its file."
-	case errors.As(err, &badCert):
-		return "The TLS certificate of " + server + " is not valid, so the event was not sent. Check the host, and this machine's clock."
-	case errors.As(err, &notTLS), says("server gave HTTP response to HTTPS client"):
-		return server + " does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL or SECURE = False in app.cfg."
-	case errors.As(err, &tooLong), says("malformed HTTP"), says("invalid character"):
+	case is[*net.DNSError](err):
+		return "The host name of {server} could not be looked up, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."
+	case errno == syscall.ECONNREFUSED, errno == 10061:
+		return "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."
+	case errno == syscall.ENETUNREACH, errno == 10051, errno == syscall.EHOSTUNREACH, errno == 10065:
+		return "{server} can't be reached from this machine's network, so the event was not sent. Check the network, its firewall and proxy."
+	case invalidCert.Reason == x509.Expired:
+		return "The TLS certificate of {server} has expired or is not valid yet, so the event was not sent. Check this machine's clock first; if it is right, the certificate must be renewed."
+	case is[x509.HostnameError](err):
+		return "The TLS certificate of {server} is for another host name, so the event was not sent. Check the host."
+	case is[x509.UnknownAuthorityError](err):
+		return "The TLS certificate of {server} is signed by an unknown authority, so the event was not sent. Install the authority's certificate, or set SSL_CERT_FILE to its file."
+	case is[*tls.CertificateVerificationError](err):
+		return "The TLS certificate of {server} is not valid, so the event was not sent. Check the host, and this machine's clock."
+	case is[tls.RecordHeaderError](err), says("server gave HTTP response to HTTPS client"):
+		return "{server} does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL or SECURE = False in app.cfg."
+	case is[*http.MaxBytesError](err), says("malformed HTTP"), says("invalid character"):
 		return "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."
 	case says("channels' names are invalid"):
 		return "The channel name is not valid. Use " + validChannel + "."
@@ -272,11 +239,17 @@ func explainFailure(err error, server string) string {
 		return tooLarge
 	case says("encryption key"):
 		return "Channels that begin with private-encrypted- need an encryption master key, which this app doesn't have. Use another channel."
-	case errors.As(err, &call) && !call.connected:
-		return "The connection to " + server + " could not be established, so the event was not sent. Try again; if it keeps happening, check this machine's network and proxy."
-	case errors.As(err, &call) && call.wasIdle && !call.responded.Load():
-		return server + " closed an idle connection instead of responding, so the event was probably not sent. Try again."
+	case call != nil && !call.connected:
+		return "The connection to {server} could not be established, so the event was not sent. Try again; if it keeps happening, check this machine's network and proxy."
+	case call != nil && call.wasIdle && !call.responded.Load():
+		return "{server} closed an idle connection instead of responding, so the event was probably not sent. Try again."
 	default:
-		return "The connection to " + server + " broke, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."
+		return "The connection to {server} broke, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."
 	}
+}
+
+// is reports whether err is or wraps an error of type E.
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
