@@ -9,15 +9,18 @@ import (
 	"testing"
 )
 
-func TestCheckAddr(t *testing.T) {
-	for _, addr := range []string{"127.0.0.1:5001", "localhost:5000", ":5000", "0.0.0.0:80", "[::1]:0", "[::]:65535"} {
-		if err := CheckAddr(addr); err != nil {
-			t.Errorf("%s: %v", addr, err)
+// A malformed address is an error that shows a valid one.
+func TestMalformedAddress(t *testing.T) {
+	for _, addr := range []string{"5001", "localhost", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:word", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
+		listener, err := net.Listen("tcp", addr)
+		if err == nil {
+			listener.Close()
+			t.Errorf("%s is an address", addr)
+			continue
 		}
-	}
-	for _, addr := range []string{"", "5001", ":http", "localhost", "localhost:", ":-1", ":65536", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
-		if err := CheckAddr(addr); err == nil || !strings.HasPrefix(err.Error(), "must be HOST:PORT") {
-			t.Errorf("%s: %v", addr, err)
+		text := Explain(err, addr).Error()
+		if !strings.HasPrefix(text, "can't listen on "+addr+" (") || !strings.HasSuffix(text, "set -addr to HOST:PORT with an address of this machine, such as 127.0.0.1:5001, or to :5000 for all network interfaces") {
+			t.Errorf("%s: %s", addr, text)
 		}
 	}
 }
@@ -54,7 +57,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestNextAddr(t *testing.T) {
-	for addr, want := range map[string]string{"127.0.0.1:5000": "127.0.0.1:5001", ":5000": ":5001", "[::1]:5001": "[::1]:5002", ":65535": ":1"} {
+	for addr, want := range map[string]string{"127.0.0.1:5000": "127.0.0.1:5001", ":5000": ":5001", "[::1]:5001": "[::1]:5002", ":65535": ":1", "127.0.0.1:http": "127.0.0.1:81"} {
 		if got := NextAddr(addr); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)
 		}
