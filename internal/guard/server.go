@@ -35,24 +35,17 @@ func Server(log *slog.Logger, handler http.Handler) *http.Server {
 // that has waited longest for a request's headers. Shutdown closes all that wait, such as
 // those that browsers open in advance; net/http alone would wait 5 s for each.
 func limitConnections(s *http.Server, log *slog.Logger, n int) {
-	type connection struct {
-		net.Conn
-		waiting bool
-	}
 	var mu sync.Mutex
-	all := list.New() // of *connection; those that have waited longest come first
+	waiting := list.New() // of net.Conn; those that have waited longest come first
 	elements := make(map[net.Conn]*list.Element)
-	closeWaiting := func(most int) (closed int) {
+	closeWaiting := func() (closed bool) {
 		mu.Lock()
 		defer mu.Unlock()
-		for e := all.Front(); e != nil && closed < most; e = e.Next() {
-			if c := e.Value.(*connection); c.waiting {
-				c.waiting = false
-				c.Close()
-				closed++
-			}
+		first := waiting.Front()
+		if first != nil {
+			waiting.Remove(first).(net.Conn).Close()
 		}
-		return closed
+		return first != nil
 	}
 	slots := make(chan struct{}, n)
 	s.ConnState = func(conn net.Conn, state http.ConnState) {
@@ -61,8 +54,7 @@ func limitConnections(s *http.Server, log *slog.Logger, n int) {
 			case slots <- struct{}{}:
 			default:
 				log.Warn("too many open connections: closing those that have waited longest")
-				closed := closeWaiting(1)
-				s.SetKeepAlivesEnabled(closed > 0) // if none waits, the next to finish is closed
+				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, the next to finish is closed
 				slots <- struct{}{}
 				s.SetKeepAlivesEnabled(true)
 			}
@@ -70,19 +62,19 @@ func limitConnections(s *http.Server, log *slog.Logger, n int) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch state {
-		case http.StateNew:
-			elements[conn] = all.PushBack(&connection{conn, true})
-		case http.StateActive, http.StateIdle: // after a request's headers, or after the response
-			elements[conn].Value.(*connection).waiting = state == http.StateIdle
-			all.MoveToBack(elements[conn])
+		case http.StateNew, http.StateIdle: // until a request's headers, or after the response
+			elements[conn] = waiting.PushBack(conn)
+		case http.StateActive:
+			waiting.Remove(elements[conn])
 		case http.StateHijacked, http.StateClosed:
-			all.Remove(elements[conn])
+			waiting.Remove(elements[conn]) // if it waits
 			delete(elements, conn)
 			<-slots
 		}
 	}
 	s.RegisterOnShutdown(func() {
 		time.Sleep(unusedTime) // a request may be on its way
-		closeWaiting(n)
+		for closeWaiting() {
+		}
 	})
 }
