@@ -23,20 +23,15 @@ const (
 // status 1 if it still runs after 9 s.
 func StopContext(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancel(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		defer cancel()
-		select {
-		case <-parent.Done():
-			signal.Stop(signals)
-		case <-signals:
-			signal.Stop(signals) // before cancel, so that no second signal is lost
-			cancel()
+	signaled, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(signaled, func() {
+		stop() // before cancel, so that no second signal is lost
+		cancel()
+		if parent.Err() == nil {
 			time.Sleep(stopTime)
 			os.Exit(1) // not logged: a log that nobody reads may be what blocks
 		}
-	}()
+	})
 	return ctx
 }
 
