@@ -80,21 +80,16 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 // can't be read count as one.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
-		var ip netip.Addr
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-			ip = from.Addr()
-		}
+		from, _ := netip.ParseAddrPort(r.RemoteAddr)
+		ip := from.Addr()
 		if lines := r.Header["X-Forwarded-For"]; trustProxy && len(lines) == 1 {
-			last := lines[0]
-			last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-			if forwarded, err := netip.ParseAddr(last); err == nil {
+			last := lines[0][strings.LastIndexByte(lines[0], ',')+1:]
+			if forwarded, err := netip.ParseAddr(strings.TrimSpace(last)); err == nil {
 				ip = forwarded
 			}
 		}
-		ip = ip.Unmap().WithZone("")
-		if ip.Is6() {
-			return netip.PrefixFrom(ip, 56).Masked()
-		}
-		return netip.PrefixFrom(ip, ip.BitLen())
+		ip = ip.Unmap()
+		client, _ := ip.Prefix(min(ip.BitLen(), 56)) // without its zone
+		return client
 	}
 }
