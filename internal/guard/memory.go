@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"runtime/debug"
-	"strconv"
 	"strings"
 )
 
@@ -33,10 +32,9 @@ func memory(system fs.FS) int64 {
 		text, _ := fs.ReadFile(system, name)
 		return string(text)
 	}
-	bytes := int64(1 << 30)
-	if _, err := fmt.Sscanf(read("proc/meminfo"), "MemTotal: %d kB", &bytes); err == nil {
-		bytes <<= 10
-	}
+	kB := int64(1 << 20)
+	fmt.Sscanf(read("proc/meminfo"), "MemTotal: %d kB", &kB)
+	bytes := kB << 10
 	for line := range strings.Lines(read("proc/self/cgroup")) { // such as 0::/system.slice/app.service
 		_, line, _ = strings.Cut(line, ":")
 		controllers, group, _ := strings.Cut(strings.TrimSpace(line), ":")
@@ -45,9 +43,9 @@ func memory(system fs.FS) int64 {
 			folder, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
 		}
 		for group = path.Join(folder, group); group != "."; group = path.Dir(group) {
-			if limit, err := strconv.ParseInt(strings.TrimSpace(read(path.Join(group, file))), 10, 64); err == nil {
-				bytes = min(bytes, limit)
-			}
+			limit := bytes
+			fmt.Sscan(read(path.Join(group, file)), &limit) // unless it is missing, or "max"
+			bytes = min(bytes, limit)
 		}
 	}
 	return bytes
@@ -59,8 +57,7 @@ func memory(system fs.FS) int64 {
 func FileLimit() int {
 	limit := math.MaxInt
 	text, _ := os.ReadFile("/proc/self/limits")
-	if _, limits, ok := strings.Cut(string(text), "Max open files"); ok {
-		fmt.Sscan(limits, &limit)
-	}
+	_, limits, _ := strings.Cut(string(text), "Max open files")
+	fmt.Sscan(limits, &limit)
 	return limit
 }
