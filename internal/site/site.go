@@ -14,20 +14,42 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 )
 
 const maxFileSize = 4 << 20 // bytes
 
-// New reads all files of from, renders the page with data, and returns a handler that
-// serves them from memory.
-func New(from fs.FS, data any) (http.Handler, error) { return load(from, data, "") }
+// New reads the template and all files of static/ from a file system, except names that
+// begin with a dot and anything but regular files. It renders the page with data, and
+// returns a handler that serves all from memory.
+func New(from fs.FS, data any) (http.Handler, error) {
+	text, err := read(from, "templates/index.html")
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New("index.html").Parse(string(text))
+	if err != nil {
+		return nil, err
+	}
+	var page bytes.Buffer
+	if err := t.Execute(&page, data); err != nil {
+		return nil, err
+	}
+	all := files{"/": newFile(".html", page.Bytes())}
+	return all, fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.Contains("/"+name, "/.") {
+			return err
+		}
+		body, err := read(from, name)
+		all["/"+name] = newFile(path.Ext(name), body)
+		return err
+	})
+}
 
 // NewDebug returns a handler for development: it reads and renders the files in dir again
-// for every request. An error in the template is shown in place of the page. It
-// is an error if dir contains no template.
+// for every request. An error in one of them is shown in place of all. It is an error if
+// dir contains no template.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links don't lead out of it
 	if err == nil {
@@ -37,12 +59,12 @@ func NewDebug(dir string, data any) (http.Handler, error) {
 		return nil, errors.New("templates/index.html is not in this folder: with -debug, start in the folder of the source code")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		files, err := load(root.FS(), data, r.URL.Path)
+		all, err := New(root.FS(), data)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		files.ServeHTTP(w, r)
+		all.ServeHTTP(w, r)
 	}), nil
 }
 
@@ -54,36 +76,6 @@ type file struct {
 	body   []byte
 	etag   string
 	header http.Header // shared by all responses: setting a header then allocates nothing
-}
-
-// load reads all files or, if only is not empty, just the one at that URL path. It skips
-// names that begin with a dot, and anything but regular files.
-func load(from fs.FS, data any, only string) (files, error) {
-	found := make(files)
-	if only == "" || only == "/" {
-		text, err := read(from, "templates/index.html")
-		if err != nil {
-			return nil, err
-		}
-		t, err := template.New("index.html").Parse(string(text))
-		if err != nil {
-			return nil, err
-		}
-		var page bytes.Buffer
-		if err := t.Execute(&page, data); err != nil {
-			return nil, err
-		}
-		found["/"] = newFile(".html", page.Bytes())
-	}
-	return found, fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
-		url := "/" + name
-		if err != nil || !d.Type().IsRegular() || strings.Contains(url, "/.") || only != "" && only != url {
-			return err
-		}
-		body, err := read(from, name)
-		found[url] = newFile(path.Ext(name), body)
-		return err
-	})
 }
 
 func read(from fs.FS, name string) ([]byte, error) {
@@ -117,8 +109,8 @@ func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	maps.Copy(w.Header(), f.header)
 	// An entity tag contains no quotes, so this one is in a list if its text is.
-	has := func(tags string) bool { return tags == "*" || strings.Contains(tags, f.etag) }
-	if slices.ContainsFunc(r.Header["If-None-Match"], has) {
+	tags := strings.Join(r.Header["If-None-Match"], ", ")
+	if tags == "*" || strings.Contains(tags, f.etag) {
 		w.Header().Del("Content-Length")
 		w.Header().Del("Content-Type")
 		w.WriteHeader(http.StatusNotModified)

@@ -231,7 +231,7 @@ func TestNewDebugServesRegularFilesOnly(t *testing.T) {
 		{"pipe in place of the template", "templates/index.html", func(f string) error { return run("mkfifo", f) }, "/", 500},
 		{"folder in place of the template", "templates/index.html", func(f string) error { return os.Mkdir(f, 0o700) }, "/", 500},
 		{"huge file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/x", 500},
-		{"huge file, another one asked for", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/app.js", 200},
+		{"huge file, another one asked for", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/app.js", 500},
 		{"large file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize), 0o600) }, "/static/x", 200},
 	}
 	for _, tt := range tests {
@@ -251,8 +251,12 @@ func TestNewDebugServesRegularFilesOnly(t *testing.T) {
 				}
 				t.Skip(err)
 			}
-			if status, body := get(t, h, tt.path); status != tt.status || strings.Contains(body, "root:") || strings.Contains(body, "SECRET") {
+			status, body := get(t, h, tt.path)
+			if status != tt.status || strings.Contains(body, "root:") || strings.Contains(body, "SECRET") {
 				t.Errorf("status %d, want %d: %.200s", status, tt.status, body)
+			}
+			if strings.HasPrefix(tt.name, "huge file") && !strings.Contains(body, "static/x can't be served") {
+				t.Errorf("the error does not name the file: %s", body)
 			}
 		})
 	}
