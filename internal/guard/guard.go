@@ -13,10 +13,11 @@ import (
 	"strings"
 )
 
-// Headers sets the security headers of every response. The page may use its own origin
-// for scripts, connections, styles, images and forms; scripts and connect, lists of CSP
-// source expressions (CSP Level 3, section 2.3.1), allow more origins. If a trusted proxy
-// received the request over TLS, browsers must use TLS for a year (RFC 6797).
+// Headers sets the security headers of every response. The page may load scripts, styles and
+// images from its own origin, connect to it, and send forms to it. scripts and connect are CSP
+// source expressions (CSP Level 3, section 2.3.1) that allow more origins for scripts and
+// connections. If a trusted proxy received the request over TLS, the response makes browsers
+// use TLS for a year (RFC 6797).
 func Headers(trustProxy bool, scripts, connect []string, next http.Handler) http.Handler {
 	policy := strings.Join([]string{
 		"default-src 'none'",
@@ -43,8 +44,8 @@ func Headers(trustProxy bool, scripts, connect []string, next http.Handler) http
 	})
 }
 
-// SameOrigin rejects unsafe cross-origin requests with 403. Same-origin requests and
-// those of programs other than browsers pass.
+// SameOrigin rejects unsafe cross-origin requests with 403. Same-origin and non-browser
+// requests pass.
 func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -54,10 +55,10 @@ func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	return p.Handler(next)
 }
 
-// RejectRebinding rejects requests whose Host is neither localhost nor an IP address with
-// 421. It protects a server on a loopback address from DNS rebinding: any site could
-// otherwise point its own name at 127.0.0.1 and, as the same origin, read the page and
-// click.
+// RejectRebinding responds with 421 to requests whose Host is neither localhost nor an IP
+// address. It protects a server on a loopback address from DNS rebinding, in which a site points
+// its own name at 127.0.0.1, so that its pages count as same-origin and can read the page and
+// send clicks.
 func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()

@@ -57,7 +57,7 @@ func TestStrictTransportSecurity(t *testing.T) {
 		{"TLS at a trusted proxy", true, "https", true},
 		{"no TLS at a trusted proxy", true, "http", false},
 		{"trusted proxy that doesn't say", true, "", false},
-		{"anybody's header", false, "https", false},
+		{"header without a trusted proxy", false, "https", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestSameOrigin(t *testing.T) {
 		{"own page, old browser", []string{"Origin", "http://example.com"}, 200},
 		{"a program", nil, 200},
 		{"another site", []string{"Sec-Fetch-Site", "cross-site"}, 403},
-		{"a sibling", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"another subdomain", []string{"Sec-Fetch-Site", "same-site"}, 403},
 		{"another site, old browser", []string{"Origin", "https://evil.example"}, 403},
 	}
 	for _, tt := range tests {

@@ -12,20 +12,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxClients bounds the memory of RateLimit: about 200 bytes per client. If there are more
-// clients, the limits of all are reset, but not the limit for all together.
+// maxClients limits the memory of RateLimit, which needs about 200 bytes per client. If there
+// are more clients, RateLimit resets the limits of all clients, but not the overall limit.
 const maxClients = 1 << 14
 
-// RateLimit lets each client make perSecond requests a second, in bursts of ten times
-// as many (at least one), and all clients together 20 times as many. The rest get 429 or
-// 503. 0 turns both limits off. client identifies the client of a request.
+// RateLimit limits each client to perSecond requests per second and to bursts of ten times as
+// many (at least one), and responds with 429 to more. The overall limit is 20 times as high; more
+// requests get 503. If perSecond is 0, there are no limits. client identifies the client of a
+// request.
 func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next
 	}
 	burst := max(1, int(math.Ceil(10*perSecond)))
 	wait := max(1, int(math.Ceil(1/perSecond)))
-	everybody := rate.NewLimiter(rate.Limit(20*perSecond), 20*burst)
+	overall := rate.NewLimiter(rate.Limit(20*perSecond), 20*burst)
 	var mu sync.Mutex
 	limiters := make(map[netip.Prefix]*rate.Limiter)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,18 +46,18 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 			log.Info("click rejected: client over its rate limit")
 			w.Header().Set("Retry-After", strconv.Itoa(wait))
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
-		case !everybody.Allow():
-			log.Info("click rejected: all clients together over their rate limit")
+		case !overall.Allow():
+			log.Info("click rejected: over the rate limit for all clients")
 			w.Header().Set("Retry-After", "1")
-			http.Error(w, "Too many clicks from all visitors together. Wait a moment, then click again.", http.StatusServiceUnavailable)
+			http.Error(w, "Too many clicks from all visitors. Wait a moment, then click again.", http.StatusServiceUnavailable)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
 }
 
-// MaxInFlight lets n requests through at a time. It responds to more with 503 at once:
-// a queue would only make everybody wait.
+// MaxInFlight allows n requests at a time and rejects more immediately with 503, because a queue
+// would only make every client wait.
 func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,17 +68,16 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 		default:
 			log.Warn("click rejected: too many in flight")
 			w.Header().Set("Retry-After", "1")
-			http.Error(w, "Too many clicks are in flight. Wait a second, then click again.", http.StatusServiceUnavailable)
+			http.Error(w, "Too many clicks at once. Wait a second, then click again.", http.StatusServiceUnavailable)
 		}
 	})
 }
 
-// ClientAddress returns a function that identifies clients by IPv4 address or IPv6 /56,
-// which providers assign to one customer (RFC 6177). Behind a trusted proxy
-// the address is the last entry of X-Forwarded-For, written by the proxy; earlier
-// entries can be forged. If there are several such headers, it is unknown which one
-// the proxy wrote, and the address is the connection's. All clients whose address
-// can't be read count as one.
+// ClientAddress returns a function that identifies clients by IPv4 address, or by IPv6 /56,
+// which providers assign to one customer (RFC 6177). Behind a trusted proxy, the address is the
+// last entry of X-Forwarded-For, which the proxy wrote; earlier entries can be forged. If there
+// are several such headers, the proxy's is unknown, so the address is that of the connection.
+// All clients whose address can't be parsed count as one.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)

@@ -39,7 +39,7 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// Many clients click as fast as each may, for a minute.
+// If many clients click as fast as each is allowed to, the limit for all of them applies.
 func TestRateLimitOfAllClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := limited(1)
@@ -66,7 +66,7 @@ func TestRateLimitOfAllClients(t *testing.T) {
 	})
 }
 
-// A customer who has a /56 gets one client's limit for all of it.
+// All addresses of an IPv6 /56 count as one client.
 func TestRateLimitOfIPv6(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, accepted := limited(1), 0
@@ -93,8 +93,8 @@ func TestNoRateLimit(t *testing.T) {
 	}
 }
 
-// Memory is bounded, however many clients there are: the limits of all are reset.
-func TestRateLimitForgets(t *testing.T) {
+// With too many clients, all limits are reset, so that memory stays bounded.
+func TestRateLimitBoundsMemory(t *testing.T) {
 	h := limited(0.1) // bursts of one
 	const first = "192.0.2.1:1"
 	post(h, first)
@@ -110,7 +110,7 @@ func TestRateLimitForgets(t *testing.T) {
 }
 
 func TestMaxInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // which reports a request that blocks forever
+	synctest.Test(t, func(t *testing.T) { // synctest reports a request that blocks forever
 		inside, leave := make(chan bool), make(chan bool)
 		h := MaxInFlight(noLog, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			inside <- true

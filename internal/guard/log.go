@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxRepeats  = 5   // records with the same message that LimitLog passes on in a minute
-	maxMessages = 100 // different messages that it counts
+	maxRepeats  = 5   // records with the same message that LimitLog passes per minute
+	maxMessages = 100 // different messages that LimitLog counts
 )
 
 // LimitLog returns a handler that passes up to 5 records with the same message a minute to
@@ -43,11 +43,11 @@ func (l limitedLog) WithGroup(name string) slog.Handler {
 type repeats struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	seen map[string]int // since the first of them, at most a minute ago
+	seen map[string]int // records in the current minute, by message
 }
 
 func (p *repeats) allow(message string) bool {
-	// net/http's messages continue with an address that differs each time.
+	// Many of net/http's messages contain an address, which differs each time.
 	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
 		message = message[:i]
 	}

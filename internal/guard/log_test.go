@@ -47,14 +47,14 @@ func TestLimitLog(t *testing.T) {
 		t.Errorf("%d debug lines, want 1000", n)
 	}
 	if !strings.Contains(got, "4100") || !strings.Contains(got, "4200") {
-		t.Error("a message that isn't repeated was left out")
+		t.Error("a message that was not repeated is missing")
 	}
 	if want := `level=WARN msg="suppressed repeated messages in the last minute" "malformed frame"=995` + "\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("the log ends with %q, want %q", got[max(0, len(got)-200):], want)
 	}
 }
 
-// A day of attack writes a few lines a minute, and nothing is lost from the counts.
+// During an attack, the log gets only a few lines per minute, and the counts are complete.
 func TestLimitLogForADay(t *testing.T) {
 	const day = 24 * 60
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
@@ -82,7 +82,7 @@ func TestLimitLogForADay(t *testing.T) {
 	}
 }
 
-func TestNoSummaryOfNothing(t *testing.T) {
+func TestNoSummaryWithoutSuppressedMessages(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
 		for range maxRepeats {
 			log.Info("hello")
@@ -128,7 +128,7 @@ func TestLimitLogWith(t *testing.T) {
 	}
 }
 
-// Even if messages differ without end, memory and log are bounded.
+// Memory and log stay bounded even if all messages differ.
 func TestLimitLogOfManyMessages(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
 		for i := range 1000 {

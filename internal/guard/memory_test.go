@@ -33,7 +33,7 @@ func TestMemory(t *testing.T) {
 			"sys/fs/cgroup/system.slice/memory.max":             "max\n",
 			"sys/fs/cgroup/system.slice/app.service/memory.max": "268435456\n",
 		}, 256 << 20},
-		{"limit of a group around it", map[string]string{
+		{"limit of a parent group", map[string]string{
 			"proc/meminfo": machine, "proc/self/cgroup": "0::/system.slice/app.service\n",
 			"sys/fs/cgroup/system.slice/memory.max":             "268435456\n",
 			"sys/fs/cgroup/system.slice/app.service/memory.max": "max\n",
@@ -45,7 +45,7 @@ func TestMemory(t *testing.T) {
 		{"group outside the namespace", map[string]string{
 			"proc/meminfo": machine, "proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/memory.max": "1",
 		}, 16384000 << 10},
-		{"nonsense", map[string]string{"proc/meminfo": "?", "proc/self/cgroup": "?\n\n:\n::", "sys/fs/cgroup/memory.max": "?"}, 1 << 30},
+		{"malformed files", map[string]string{"proc/meminfo": "?", "proc/self/cgroup": "?\n\n:\n::", "sys/fs/cgroup/memory.max": "?"}, 1 << 30},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,12 +15,12 @@ import (
 const (
 	unusedTime  = 200 * time.Millisecond // for the first byte on a connection
 	requestTime = 6 * time.Second        // for in-flight requests; a click needs 5 s at most
-	stopTime    = 9 * time.Second        // for all of it
+	stopTime    = 9 * time.Second        // for the whole shutdown
 )
 
-// StopContext returns a context that is canceled with parent or by SIGINT or SIGTERM. After
-// such a signal, a second one ends the process at once; without one, the process exits with
-// status 1 if it still runs after 9 s.
+// StopContext returns a context that is canceled with parent or by SIGINT or SIGTERM. After the
+// first signal, a second one ends the process immediately. Nine seconds after the first signal,
+// the process exits with status 1 if it is still running.
 func StopContext(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancel(parent)
 	signaled, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
@@ -29,14 +29,14 @@ func StopContext(parent context.Context) context.Context {
 		cancel()
 		if parent.Err() == nil {
 			time.Sleep(stopTime)
-			os.Exit(1) // not logged: a log that nobody reads may be what blocks
+			os.Exit(1) // not logged, because a blocked log may be the cause
 		}
 	})
 	return ctx
 }
 
-// Serve serves handler on listener until ctx ends. Then it accepts no more connections
-// and lets in-flight requests finish within 6 s. Hijacked connections stay open.
+// Serve serves handler on listener until ctx is done. Then it accepts no more connections, and
+// gives in-flight requests 6 s to finish. Hijacked connections stay open.
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
 	server := Server(log, handler)
 	served := make(chan error, 1)
@@ -50,7 +50,7 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 	late, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
 	if err := server.Shutdown(late); err != nil {
-		log.Warn("closed connections whose requests took too long")
+		log.Warn("shutting down: closed connections whose requests took too long")
 		server.Close()
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 	"pusher-sample/internal/pushertest/pipe"
 )
 
-// get requests path on c and returns an error unless the response is 200 ok.
+// get requests path on c and returns an error unless the response is "ok".
 func get(c net.Conn, path string) error {
 	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return err
@@ -33,9 +33,9 @@ func get(c net.Conn, path string) error {
 	return nil
 }
 
-// serve runs a test against a server that keeps up to 2,000 connections open, on
-// synctest's clock. The handler reads no body at /, all of it at /read, responds after
-// a second at /second, and hijacks the connection at /hijack.
+// serve runs a test on synctest's clock, with a server that allows 2,000 open connections. The
+// handler ignores the body at /, reads it at /read, responds after a second at /second, and
+// hijacks the connection at /hijack.
 func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(pipe.Listener)
@@ -43,7 +43,7 @@ func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 			switch r.URL.Path {
 			case "/read":
 				if _, err := io.Copy(io.Discard, r.Body); err != nil {
-					http.Error(w, "not whole", http.StatusBadRequest)
+					http.Error(w, "incomplete", http.StatusBadRequest)
 					return
 				}
 			case "/second":
@@ -62,18 +62,18 @@ func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	})
 }
 
-// A request that arrives at a byte a second times out.
+// A request that arrives at one byte per second times out.
 func TestSlowRequests(t *testing.T) {
 	const limit = 5 * time.Second
 	tests := []struct {
 		name, head, trickle string
 		want                string // in the response; there may be none
 	}{
-		{"head", "", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1000), ""},
+		{"headers", "", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1000), ""},
 		{"nothing at all", "", "", ""},
-		{"body that is read", "POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", strings.Repeat("x", 1000), "not whole"},
+		{"body that is read", "POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", strings.Repeat("x", 1000), "incomplete"},
 		{"body that is not read", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", strings.Repeat("x", 1000), "ok"},
-		{"chunks", "POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", strings.Repeat("1\r\nx\r\n", 1000), "not whole"},
+		{"chunks", "POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", strings.Repeat("1\r\nx\r\n", 1000), "incomplete"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -112,8 +112,8 @@ func TestHugeRequests(t *testing.T) {
 	}{
 		{"header", "GET / HTTP/1.1\r\nHost: x\r\nX: " + huge, 431},
 		{"many headers", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1500), 431},
-		{"address", "GET /" + huge, 431},
-		{"as much as is accepted", "GET / HTTP/1.1\r\nHost: x\r\nCookie: " + huge[:8000] + "\r\n\r\n", 200},
+		{"path", "GET /" + huge, 431},
+		{"largest accepted headers", "GET / HTTP/1.1\r\nHost: x\r\nCookie: " + huge[:8000] + "\r\n\r\n", 200},
 		{"body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n", 200},
 		{"endless body", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 200},
 	}
@@ -199,7 +199,7 @@ func TestIdleConnections(t *testing.T) {
 	})
 }
 
-// Connections beyond the limit take the place of those that have been idle the longest.
+// Excess connections replace those that have been idle the longest.
 func TestTooManyIdleConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		start, conns := time.Now(), make([]net.Conn, 4000)
@@ -216,12 +216,12 @@ func TestTooManyIdleConnections(t *testing.T) {
 			}
 		}
 		if took := time.Since(start); took > 0 {
-			t.Errorf("some waited: it took %v", took)
+			t.Errorf("some connections had to wait: all took %v", took)
 		}
 	})
 }
 
-// Slow requests, however many, block nobody: the slowest are closed.
+// Any number of slow requests block no other client: the server closes the slowest.
 func TestTooManySlowConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		start := time.Now()
@@ -241,7 +241,7 @@ func TestTooManySlowConnections(t *testing.T) {
 	})
 }
 
-// A connection whose request is being handled is not closed for another, which waits.
+// The server doesn't close a connection whose request is being handled. A new one waits instead.
 func TestTooManyRequests(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		start, responses := time.Now(), make(chan error)
@@ -266,7 +266,7 @@ func TestTooManyRequests(t *testing.T) {
 	})
 }
 
-// A WebSocket does not count.
+// Hijacked connections, such as WebSockets, don't count.
 func TestHijackedConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		for i := range 3000 {

@@ -16,7 +16,7 @@ func Explain(err error, addr string) error {
 	// syscall.EACCES have invented values that no error has.
 	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EADDRINUSE, 10048:
-		return fmt.Errorf("%s is already in use: stop that program, or choose another address with -addr %s", addr, NextAddr(addr))
+		return fmt.Errorf("%s is already in use by another program: stop it, or choose another address with -addr %s", addr, NextAddr(addr))
 	case syscall.EACCES, 10013:
 		return fmt.Errorf("no permission to listen on %s: choose another port with -addr, such as -addr 127.0.0.1:8080", addr)
 	default:
@@ -32,8 +32,8 @@ func NextAddr(addr string) string {
 }
 
 // URLs returns the page's URL for this machine and, if at is on all interfaces, those for
-// other devices on the network. None of them says localhost, because AirPlay may listen
-// there on macOS.
+// other devices on the network. No URL uses localhost, because AirPlay may listen there on
+// macOS.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

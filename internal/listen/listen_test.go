@@ -25,7 +25,7 @@ func TestMalformedAddress(t *testing.T) {
 	}
 }
 
-// An address in use, for real; the others by value, as they are hard to provoke.
+// The error for an address in use is real. Others are hard to provoke, so they are made up.
 func TestErrors(t *testing.T) {
 	first, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -35,7 +35,7 @@ func TestErrors(t *testing.T) {
 	addr := first.Addr().String()
 	_, err = net.Listen("tcp", addr)
 	err = Explain(err, addr)
-	if want := addr + " is already in use: stop that program, or choose another address with -addr " + NextAddr(addr); err.Error() != want {
+	if want := addr + " is already in use by another program: stop it, or choose another address with -addr " + NextAddr(addr); err.Error() != want {
 		t.Errorf("in use: got %v, want %s", err, want)
 	}
 	for _, tt := range []struct {

@@ -1,5 +1,5 @@
-// Tests what happens to events when the server closes connections. Bytes take time to
-// arrive, on synctest's clock, so a click and a close can cross in transit.
+// Tests what happens to events when the server closes connections. Bytes take time to arrive,
+// on synctest's clock, so a request and the server's close can cross in transit.
 package pusherapi
 
 import (
@@ -17,7 +17,7 @@ import (
 	"pusher-sample/internal/pushertest/pipe"
 )
 
-const oneWay = 20 * time.Millisecond
+const latency = 20 * time.Millisecond // one way
 
 // serve runs server in memory and returns a transport that connects to it. Bytes arrive
 // after delay, and so does the end of a connection.
@@ -32,14 +32,14 @@ func serve(t *testing.T, server *http.Server, delay time.Duration) http.RoundTri
 	return withDial(transport, func(context.Context, string, string) (net.Conn, error) {
 		client, near := net.Pipe()
 		far := listener.Dial()
-		links.Go(func() { carry(near, far, delay) })
-		links.Go(func() { carry(far, near, delay) })
+		links.Go(func() { forward(near, far, delay) })
+		links.Go(func() { forward(far, near, delay) })
 		return client, nil
 	})
 }
 
-// carry passes on what it reads from src, and its end, after delay.
-func carry(src, dst net.Conn, delay time.Duration) {
+// forward forwards bytes, and the end of the stream, from src to dst after delay.
+func forward(src, dst net.Conn, delay time.Duration) {
 	defer dst.Close()
 	buffer := make([]byte, 32<<10)
 	for {
@@ -54,12 +54,12 @@ func carry(src, dst net.Conn, delay time.Duration) {
 	}
 }
 
-// No click meets a connection that is just being closed by a server that keeps idle
-// ones for a minute, as nginx and load balancers do, or longer.
+// A click never uses a connection that the server is closing, if the server keeps idle
+// connections for a minute or longer, as nginx and load balancers do.
 func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events atomic.Int32
-		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Minute, Handler: accept(&events)}, oneWay))
+		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Minute, Handler: accept(&events)}, latency))
 		const clicks = 60
 		for n := range clicks {
 			if err := client.Trigger("c", "e", "d"); err != nil {
@@ -82,16 +82,16 @@ func accept(events *atomic.Int32) http.HandlerFunc {
 	}
 }
 
-// A click sent while the server closes its connection gets an error that says so. It is
-// not retried.
+// A click that is sent while the server closes the connection gets an error that says so, and
+// is not retried.
 func TestClickCrossesClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events atomic.Int32
-		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Second, Handler: accept(&events)}, oneWay))
+		client := newClient("http://x", serve(t, &http.Server{IdleTimeout: time.Second, Handler: accept(&events)}, latency))
 		if err := client.Trigger("c", "e", "d"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second - oneWay/2)
+		time.Sleep(time.Second - latency/2)
 		wantExplained(t, client.Trigger("c", "e", "d"), 502, "closed an idle connection instead of responding, so the event was probably not sent")
 		if n := events.Load(); n != 1 {
 			t.Errorf("%d events", n)
@@ -102,8 +102,8 @@ func TestClickCrossesClose(t *testing.T) {
 	})
 }
 
-// A connection that breaks while the server works on the request leaves it open
-// whether the event was sent, and the request is not repeated.
+// If a connection breaks while the server handles a request, the error says that it is not
+// known whether the event was sent. The request is not retried.
 func TestConnectionBreaks(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -132,7 +132,7 @@ func TestConnectionBreaks(t *testing.T) {
 					}
 					io.Copy(conn, strings.NewReader(tt.response))
 					conn.Close()
-				})}, oneWay))
+				})}, latency))
 				for range tt.earlier {
 					if err := client.Trigger("c", "e", "d"); err != nil {
 						t.Fatal(err)

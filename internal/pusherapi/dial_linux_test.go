@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A dial to a host that drops packets ends before its call does, and the event was not
-// sent. On Linux a listener drops packets while its queue is full.
+// A dial to a host that drops packets times out before its call does, so the error can say that
+// the event was not sent. On Linux, a listener drops packets while its queue is full.
 func TestDialTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 3 s")

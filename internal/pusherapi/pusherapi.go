@@ -1,5 +1,5 @@
-// Package pusherapi calls the HTTP API of a Pusher Channels server within limits, and
-// explains failed calls. NewTransport and InProcess return transports for
+// Package pusherapi limits the calls of pusher-http-go to the HTTP API of a Pusher Channels
+// server, and explains failed calls. NewTransport and InProcess return transports for
 // pusher-http-go; Explain says in a sentence or two why a call failed and how to fix it.
 package pusherapi
 
@@ -26,12 +26,12 @@ const (
 	callTimeout = 5 * time.Second           // for connecting, sending, and reading the response
 	dialTimeout = 3 * time.Second           // for DNS and TCP
 	tlsTimeout  = callTimeout - dialTimeout // so that no dial outlives its call
-	idleTimeout = 30 * time.Second          // nginx and load balancers wait 60 s or more
+	idleTimeout = 30 * time.Second          // shorter than the 60 s or more of nginx and load balancers
 	maxResponse = 64 << 10                  // bytes; the API's responses are a few
 )
 
-// NewTransport returns a transport for up to maxCalls calls at a time to one host. A call
-// ends within 5 s, and reads at most 64 KB; a status other than 2xx is an error.
+// NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A
+// call ends within 5 s and reads at most 64 KB. A status other than 2xx is an error.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -41,7 +41,7 @@ func NewTransport(maxCalls int) http.RoundTripper {
 	t.IdleConnTimeout = idleTimeout
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
-	t.DisableCompression = true // for a few bytes
+	t.DisableCompression = true // responses have only a few bytes
 	return limitedTransport{t}
 }
 
@@ -51,8 +51,8 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
-	// WroteRequest would not tell more than GotConn: it is called before the last bytes
-	// leave net/http's buffer.
+	// WroteRequest would tell no more than GotConn, because net/http calls it before the last
+	// bytes leave its buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
 		GotFirstResponseByte: func() { call.responded.Store(true) },
@@ -79,7 +79,7 @@ func respond(status int, header http.Header, body []byte) (*http.Response, error
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
-// callError is a call without a complete response.
+// callError is the error of a call without a complete response.
 type callError struct {
 	error
 	connected bool        // false if the request was never sent
@@ -89,7 +89,7 @@ type callError struct {
 
 func (e *callError) Unwrap() error { return e.error }
 
-// statusError is a response with a status other than 2xx.
+// statusError is the error of a call whose response has a status other than 2xx.
 type statusError struct {
 	status int
 	body   string    // not for display
@@ -100,8 +100,8 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the API responded with status %d", e.status)
 }
 
-// InProcess returns a transport that calls a handler of this process, so that the same
-// client triggers events on an embedded server. A status other than 2xx is an error.
+// InProcess returns a transport that calls handler directly, without a network, so that
+// pusher-http-go can trigger events on an embedded server. A status other than 2xx is an error.
 func InProcess(handler http.Handler) http.RoundTripper { return inProcess{handler} }
 
 type inProcess struct{ handler http.Handler }
@@ -113,7 +113,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return respond(w.status, w.header, w.Bytes())
 }
 
-// recorder is an http.ResponseWriter that keeps what is written.
+// recorder is an http.ResponseWriter that records the response.
 type recorder struct {
 	bytes.Buffer
 	header http.Header
@@ -125,9 +125,9 @@ func (w *recorder) WriteHeader(status int) { w.status = status }
 
 // Explain says in one or two sentences why a call of pusher-http-go failed and how to
 // fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
-// Visitors of the page read the sentences: they contain nothing that the server sent,
-// no URL, key or secret, and no host. The argument server is "Pusher", or a name such as
-// "the Channels server".
+// Visitors of the page see this text, so it contains no host, URL, key or secret, and nothing
+// that the server sent. The argument server is "Pusher", or a name such as "the Channels
+// server".
 func Explain(err error, server string) (status int, text string) {
 	var (
 		call    *callError
@@ -156,17 +156,17 @@ var refusals = []struct {
 	pattern *regexp.Regexp
 	text    string
 }{
-	{regexp.MustCompile(`(?i)timestamp expired`), "This machine's clock is {off} the clock of {server}; at most 10 minutes are allowed. Set it: \"sudo timedatectl set-ntp true\" on Linux, \"set time automatically\" in the settings of macOS and Windows. If a virtual machine, container or WSL drifted during sleep, restart it."},
-	{regexp.MustCompile(`(?i)signature`), wrongSecret}, // before auth_key, which is also in the text to sign
+	{regexp.MustCompile(`(?i)timestamp expired`), "This machine's clock is {off} the clock of {server}; at most 10 minutes are allowed. Set it: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
+	{regexp.MustCompile(`(?i)signature`), wrongSecret}, // before auth_key, which such errors mention too
 	{regexp.MustCompile(`(?i)^404|auth_key|app key|app_id|unknown app`), "{server} does not know this app: the key, the app ID or, with Pusher, the cluster is wrong. Compare them with the App Keys page on the Pusher dashboard, or with that server's configuration."},
 	{regexp.MustCompile(`(?i)http request to an https server|plain http`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
 	{regexp.MustCompile(`^401`), wrongSecret},
 	{regexp.MustCompile(`(?is)^403.*quota`), "{server} refused the event: the app's message quota is used up. Wait until it is renewed (daily with Pusher), or choose a larger plan."},
-	{regexp.MustCompile(`(?is)^403.*disabled`), "{server} refused the event: this app is disabled. Enable it in that server's configuration, or at Pusher in the app's settings on the dashboard."},
-	{regexp.MustCompile(`^403`), "{server} refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app in that server's configuration, or on the Pusher dashboard."},
+	{regexp.MustCompile(`(?is)^403.*disabled`), "{server} refused the event: this app is disabled. Enable it on the Pusher dashboard, or in the server's configuration."},
+	{regexp.MustCompile(`^403`), "{server} refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app on the Pusher dashboard, or in the server's configuration."},
 	{regexp.MustCompile(`^413`), tooLarge},
 	{regexp.MustCompile(`^4(00|22)`), "{server} refused the event as invalid (status {status}). Use " + validChannel + " for the channel; at most 200 characters, not beginning with \"pusher\", for the event."},
-	{regexp.MustCompile(`^429`), "{server} refused the event: this app sends too many events. Wait a moment, then click more slowly."},
+	{regexp.MustCompile(`^429`), "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."},
 	{regexp.MustCompile(`^[5-9]`), "{server} had a server error (status {status}), so it is not known whether the event was sent. Try again later, or check " + serverLog + "."},
 	{regexp.MustCompile(`^3`), "{server} redirects to another address (status {status}), so the event was not sent. Check the host and port, and whether to use http or https."},
 }
@@ -220,7 +220,7 @@ func explainFailure(err error, call *callError) string {
 	case errno == syscall.ECONNREFUSED, errno == 10061:
 		return "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."
 	case errno == syscall.ENETUNREACH, errno == 10051, errno == syscall.EHOSTUNREACH, errno == 10065:
-		return "{server} can't be reached from this machine's network, so the event was not sent. Check the network, its firewall and proxy."
+		return "{server} can't be reached from this machine's network, so the event was not sent. Check the network, the firewall and the proxy."
 	case invalidCert.Reason == x509.Expired:
 		return "The TLS certificate of {server} has expired or is not valid yet, so the event was not sent. Check this machine's clock first; if it is right, the certificate must be renewed."
 	case is[x509.HostnameError](err):

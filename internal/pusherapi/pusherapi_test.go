@@ -1,6 +1,6 @@
-// Tests how each failed call is explained, and which of the events arrived. The
-// calls go through pusher-http-go, to real servers on loopback or, where time matters,
-// to servers in a synctest bubble.
+// Tests the explanation of each failed call, and whether its event arrived. The calls go through
+// pusher-http-go to real servers on loopback or, if time matters, to servers in a synctest
+// bubble.
 package pusherapi
 
 import (
@@ -34,7 +34,7 @@ func newClient(url string, transport http.RoundTripper) *pusher.Client {
 	}
 }
 
-// trigger triggers an event with a transport of its own.
+// trigger triggers an event with a new transport.
 func trigger(url string) error {
 	return newClient(url, NewTransport(1)).Trigger("c", "e", "d")
 }
@@ -60,8 +60,8 @@ func wantExplained(t *testing.T, err error, status int, text string) {
 	}
 }
 
-// A response with an error status is explained by its status and by harmless words in
-// its body. It is never retried.
+// Explain explains an error response by its status and by known phrases in its body. The call
+// is never retried.
 func TestErrorStatus(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -83,10 +83,10 @@ func TestErrorStatus(t *testing.T) {
 		{"server error", 500, "<script>alert(1)</script>", "had a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
-		{"invalid channel", 400, "Invalid channel name", "at most 164 characters for the channel"},
-		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, not beginning"},
-		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `not beginning with "pusher", for the event`},
-		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, not beginning"},
+		{"invalid channel", 400, "Invalid channel name", "at most 164 characters; for the event name"},
+		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, and don't begin it"},
+		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
+		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, and don't begin it"},
 		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
 		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
 		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
@@ -156,7 +156,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// What pusher-http-go refuses to send is explained as well.
+// Explain also explains events that pusher-http-go refuses to send.
 func TestRefusedByClient(t *testing.T) {
 	client := newClient("http://x", InProcess(http.NotFoundHandler()))
 	wantExplained(t, client.Trigger("ä", "e", "d"), 502, "The channel name is not valid")
@@ -164,7 +164,8 @@ func TestRefusedByClient(t *testing.T) {
 	wantExplained(t, client.Trigger("private-encrypted-c", "e", "d"), 502, "need an encryption master key")
 }
 
-// A call without a connection is explained by its cause, and as not sent.
+// If a call gets no connection, the explanation names the cause, and says that the event was
+// not sent.
 func TestNoConnection(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
@@ -221,8 +222,8 @@ func withDial(transport http.RoundTripper, dial func(ctx context.Context, networ
 	return transport
 }
 
-// A server that can't be reached costs no more connections than there may be calls, even
-// if each takes a minute to fail, as through a proxy that does not respond.
+// The number of simultaneous dials is limited like that of calls, even if each dial takes a
+// minute to fail, as it does through an unresponsive proxy.
 func TestDialsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 10
@@ -253,8 +254,8 @@ func TestDialsAreLimited(t *testing.T) {
 	})
 }
 
-// A connection to a server that does not finish the TLS handshake is closed by the end
-// of the call, and nothing was sent over it.
+// If a server does not finish the TLS handshake, the connection is closed by the end of the
+// call, and the event is not sent.
 func TestTLSHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := make(chan time.Time, 1)
@@ -275,7 +276,7 @@ func TestTLSHandshakeTimeout(t *testing.T) {
 	})
 }
 
-// A call ends in time, whether there is no response or the response does not end.
+// A call times out if there is no response, and if the response does not end.
 func TestTimeout(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"no response": func(w http.ResponseWriter, r *http.Request) {

@@ -51,12 +51,12 @@ func New(from fs.FS, data any) (http.Handler, error) {
 // for every request. An error in one of them is shown in place of all. It is an error if
 // dir contains no template.
 func NewDebug(dir string, data any) (http.Handler, error) {
-	root, err := os.OpenRoot(dir) // symbolic links don't lead out of it
+	root, err := os.OpenRoot(dir) // symbolic links can't lead out of it
 	if err == nil {
 		_, err = root.Stat("templates/index.html")
 	}
 	if err != nil {
-		return nil, errors.New("templates/index.html is not in this folder: with -debug, start in the folder of the source code")
+		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start in the folder of the source code")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		all, err := New(root.FS(), data)
@@ -68,7 +68,7 @@ func NewDebug(dir string, data any) (http.Handler, error) {
 	}), nil
 }
 
-// files are files by URL path. Browsers cache them, revalidate them on each use, and
+// files maps URL paths to files. Browsers cache the files, revalidate them on each use, and
 // receive only those that have changed.
 type files map[string]*file
 
@@ -99,8 +99,8 @@ func newFile(ext string, body []byte) *file {
 	}}
 }
 
-// ServeHTTP doesn't use http.ServeContent, which serves ranges: one request for thousands
-// of ranges costs as much as thousands of requests.
+// ServeHTTP serves a file. It doesn't use http.ServeContent, which supports range requests: a
+// request for thousands of ranges would cost as much as thousands of requests.
 func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := all[r.URL.Path]
 	if f == nil {
@@ -108,7 +108,7 @@ func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	maps.Copy(w.Header(), f.header)
-	// An entity tag contains no quotes, so this one is in a list if its text is.
+	// An entity tag contains no quotes, so finding the quoted tag in the header means a match.
 	tags := strings.Join(r.Header["If-None-Match"], ", ")
 	if tags == "*" || strings.Contains(tags, f.etag) {
 		w.Header().Del("Content-Length")

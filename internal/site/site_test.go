@@ -67,7 +67,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// A file that the browser has is sent again only if it has changed.
+// The server sends a file that the browser has cached only if it has changed.
 func TestIfNoneMatch(t *testing.T) {
 	files := testFiles()
 	tagOf := func() string {
@@ -121,11 +121,12 @@ func TestIfNoneMatch(t *testing.T) {
 	before := tagOf()
 	files["static/app.js"] = &fstest.MapFile{Data: []byte("console.log(2)")}
 	if tagOf() == before {
-		t.Error("the file has changed, its tag has not")
+		t.Error("the file has changed, but its entity tag has not")
 	}
 }
 
-// Thousands of ranges in one request would cost as much as thousands of requests.
+// The server ignores Range: thousands of ranges in one request would cost as much as thousands
+// of requests.
 func TestNoRanges(t *testing.T) {
 	h, err := New(testFiles(), data)
 	if err != nil {
@@ -161,7 +162,7 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// get returns h's response. It fails the test if none comes.
+// get returns h's response to a GET. It fails the test if h does not respond.
 func get(t *testing.T, h http.Handler, path string) (status int, body string) {
 	t.Helper()
 	w, done := httptest.NewRecorder(), make(chan bool)
@@ -218,20 +219,20 @@ func TestNewDebugServesRegularFilesOnly(t *testing.T) {
 	run := func(name string, args ...string) error { return exec.Command(name, args...).Run() }
 	tests := []struct {
 		name   string
-		file   string // to put something else in place of
+		file   string // the file to replace
 		make   func(file string) error
 		path   string
 		status int
 	}{
 		{"link out of the folder", "static/x", func(f string) error { return os.Symlink("/etc/passwd", f) }, "/static/x", 404},
 		{"link to the credentials", "static/x", func(f string) error { return os.Symlink("../app.cfg", f) }, "/static/x", 404},
-		{"link to the folder around", "static/x", func(f string) error { return os.Symlink("..", f) }, "/static/x/app.cfg", 404},
+		{"link to the parent folder", "static/x", func(f string) error { return os.Symlink("..", f) }, "/static/x/app.cfg", 404},
 		{"link in place of the folder", "static", func(f string) error { return os.Symlink("/etc", f) }, "/static/passwd", 500},
 		{"pipe", "static/x", func(f string) error { return run("mkfifo", f) }, "/static/x", 404},
 		{"pipe in place of the template", "templates/index.html", func(f string) error { return run("mkfifo", f) }, "/", 500},
 		{"folder in place of the template", "templates/index.html", func(f string) error { return os.Mkdir(f, 0o700) }, "/", 500},
 		{"huge file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/x", 500},
-		{"huge file, another one asked for", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/app.js", 500},
+		{"huge file, but another is requested", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize+1), 0o600) }, "/static/app.js", 500},
 		{"large file", "static/x", func(f string) error { return os.WriteFile(f, make([]byte, maxFileSize), 0o600) }, "/static/x", 200},
 	}
 	for _, tt := range tests {
