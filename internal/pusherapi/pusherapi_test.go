@@ -49,7 +49,7 @@ func wantExplained(t *testing.T, err error, status int, text string) {
 		if gotStatus != status || !strings.Contains(got, text) {
 			t.Errorf("explained as %d %q; want %d with %q", gotStatus, got, status, text)
 		}
-		for _, leak := range []string{secret, "auth_signature", "://", "127.0.0.1", "<", "\n"} {
+		for _, leak := range []string{secret, "auth_signature", "://", "127.0.0.1", "<", "{", "\n"} {
 			if strings.Contains(got, leak) {
 				t.Errorf("%q is in %q", leak, got)
 			}
