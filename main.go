@@ -95,7 +95,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if a.channels == nil {
 		gcPercent = 400 // the heap is small
 	}
-	guard.LimitMemory(os.Getenv, gcPercent)
+	guard.LimitMemory(gcPercent)
 	return a.serve(ctx, stdout)
 }
 

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 )
@@ -28,7 +27,7 @@ func Server(log *slog.Logger, handler http.Handler) *http.Server {
 		MaxHeaderBytes: 4 << 10, // net/http adds 4 KB
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	limitConnections(s, log, min(max(400, int(memory(os.DirFS("/"))/connectionMemory)), FileLimit()/4))
+	limitConnections(s, log, min(max(400, int(memory()/connectionMemory)), FileLimit()/4))
 	return s
 }
 
