@@ -39,7 +39,7 @@ func get(c net.Conn, path string) error {
 func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(pipe.Listener)
-		server := Server(noLog, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := newServer(noLog, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/read":
 				if _, err := io.Copy(io.Discard, r.Body); err != nil {
