@@ -91,11 +91,6 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	config.Addr = cmp.Or(*addr, config.Addr)
 	a := newApp(config, log)
 	a.debug = *debugging
-	gcPercent := 100
-	if a.channels == nil {
-		gcPercent = 400 // the heap is small
-	}
-	guard.LimitMemory(gcPercent)
 	return a.serve(ctx, stdout)
 }
 
@@ -110,18 +105,18 @@ type app struct {
 
 func newApp(config settings.Settings, log *slog.Logger) *app {
 	a := &app{settings: config, log: log}
-	if !config.Embedded() {
-		a.pusher = newClient(config, pusherapi.NewTransport(maxTriggers))
-		return a
+	transport := pusherapi.NewTransport(maxTriggers)
+	if config.Embedded() {
+		embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
+		a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
+		options := channels.Options{MaxConnections: guard.FileLimit() / 2}
+		if config.RateLimit > 0 {
+			options.ClientAddress = guard.ClientAddress(config.TrustProxy)
+		}
+		a.channels = channels.New(embedded, options, log)
+		transport = pusherapi.InProcess(a.channels)
 	}
-	embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
-	a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
-	options := channels.Options{MaxConnections: guard.FileLimit() / 2}
-	if config.RateLimit > 0 {
-		options.ClientAddress = guard.ClientAddress(config.TrustProxy)
-	}
-	a.channels = channels.New(embedded, options, log)
-	a.pusher = newClient(a.settings, pusherapi.InProcess(a.channels))
+	a.pusher = newClient(a.settings, transport)
 	return a
 }
 
@@ -170,7 +165,7 @@ func (a *app) handler() (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", files)
 	mux.Handle("GET /static/", files)
-	mux.HandleFunc("GET /healthz", serveHealth)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	mux.Handle("POST /pusher", guard.RateLimit(a.log, config.RateLimit, guard.ClientAddress(config.TrustProxy), push))
 	if a.channels != nil {
 		mux.Handle("/app/", a.channels)
@@ -202,14 +197,15 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, text, status)
 }
 
-func serveHealth(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }
-
 // serve serves the app until ctx is done or a signal arrives.
 func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	ctx = guard.StopContext(ctx)
+	gcPercent := 400 // the heap is small without the embedded server
 	if a.channels != nil {
 		defer a.channels.Close()
+		gcPercent = 100
 	}
+	guard.LimitMemory(gcPercent)
 	handler, err := a.handler()
 	if err != nil {
 		return err
