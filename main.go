@@ -171,8 +171,7 @@ func (a *app) handler() (http.Handler, error) {
 		mux.Handle("/app/", a.channels)
 		mux.Handle("/apps/", a.channels)
 	}
-	return guard.Recover(a.log, guard.Headers(
-		config.TrustProxy, []string{"https://js.pusher.com/8.6.0/"}, config.ConnectOrigins(), guard.SameOrigin(a.log, mux))), nil
+	return guard.Recover(a.log, guard.Headers(config.TrustProxy, config.ConnectOrigins(), guard.SameOrigin(a.log, mux))), nil
 }
 
 // servePush handles a click. It triggers the event even if the browser disconnects in the
@@ -256,7 +255,11 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	if config.Heroku {
 		page, network = slog.Attr{}, nil // only Heroku's router reaches a dyno
 	}
-	a.log.Info("ready", page, "address", at.String(), "version", version(),
+	version := "(devel)"
+	if build, ok := debug.ReadBuildInfo(); ok {
+		version = cmp.Or(build.Main.Version, version)
+	}
+	a.log.Info("ready", page, "address", at.String(), "version", version,
 		"events", cmp.Or(config.Host, "embedded server"), "credentials", cmp.Or(config.Source, "none"),
 		"cluster", config.Cluster, "rate_limit", config.RateLimit, "trust_proxy", config.TrustProxy)
 	if network != nil {
@@ -292,14 +295,6 @@ func serverName(config settings.Settings) string {
 	default:
 		return "the Channels server"
 	}
-}
-
-// version returns the version of this program.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 const usage = `pusher-sample serves a page with one button. A click alerts every open page through

@@ -28,11 +28,11 @@ func post(h http.Handler, from string, header ...string) *httptest.ResponseRecor
 }
 
 func TestHeaders(t *testing.T) {
-	h := Headers(false, []string{"https://js.example"}, []string{"wss://ws.example"}, ok)
+	h := Headers(false, []string{"wss://ws.example"}, ok)
 	got := post(h, "192.0.2.1:1").Header()
 	policy := got.Get("Content-Security-Policy")
 	for _, want := range []string{
-		"default-src 'none'", "script-src 'self' https://js.example;", "connect-src 'self' wss://ws.example;",
+		"default-src 'none'", "script-src 'self' https://js.pusher.com/8.6.0/;", "connect-src 'self' wss://ws.example;",
 		"frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'",
 	} {
 		if !strings.Contains(policy, want) {
@@ -61,7 +61,7 @@ func TestStrictTransportSecurity(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := post(Headers(tt.trustProxy, nil, nil, ok), "192.0.2.1:1", "X-Forwarded-Proto", tt.proto)
+			w := post(Headers(tt.trustProxy, nil, ok), "192.0.2.1:1", "X-Forwarded-Proto", tt.proto)
 			if got := w.Header().Get("Strict-Transport-Security"); (got != "") != tt.want {
 				t.Errorf("Strict-Transport-Security %q", got)
 			}
