@@ -281,7 +281,7 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set = "$env:PUSHER_URL='" + pusherURL + "'; " // PowerShell
 	}
 	return "In another terminal, trigger an event, or start a second instance that shares this one's events:\n  " +
-		set + "go run . trigger\n  " + set + "go run . -addr " + addr + "\n"
+		set + "go run . trigger " + channel + " " + event + "\n  " + set + "go run . -addr " + addr + "\n"
 }
 
 // serverName returns the Channels server's name for messages. Visitors of the page see these

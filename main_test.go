@@ -593,7 +593,7 @@ func TestAnnounce(t *testing.T) {
 	}{
 		{"embedded, loopback", map[string]string{"RATE_LIMIT": "2"}, "127.0.0.1:5000",
 			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 version=", `events="embedded server" credentials=none`, "rate_limit=2 trust_proxy=false",
-				"@127.0.0.1:5000/apps/1", "go run . trigger\n", "go run . -addr 127.0.0.1:5001\n"},
+				"@127.0.0.1:5000/apps/1", "go run . trigger channel1 event1\n", "go run . -addr 127.0.0.1:5001\n"},
 			[]string{"localhost", "network"}},
 		{"embedded, all interfaces", nil, "[::]:5000", []string{"page=http://127.0.0.1:5000/ address=[::]:5000"}, []string{"localhost", "PUSHER_URL"}},
 		{"hosted", map[string]string{"PUSHER_URL": hosted, "TRUST_PROXY": "1"}, "127.0.0.1:5000",
@@ -631,8 +631,8 @@ func TestAnnounce(t *testing.T) {
 
 func TestTerminalHint(t *testing.T) {
 	for goos, want := range map[string]string{
-		"linux":   "\n  PUSHER_URL=http://k:s@h/apps/1 go run . trigger\n  PUSHER_URL=http://k:s@h/apps/1 go run . -addr 127.0.0.1:5001\n",
-		"windows": "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . trigger\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . -addr 127.0.0.1:5001\n",
+		"linux":   "\n  PUSHER_URL=http://k:s@h/apps/1 go run . trigger channel1 event1\n  PUSHER_URL=http://k:s@h/apps/1 go run . -addr 127.0.0.1:5001\n",
+		"windows": "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . trigger channel1 event1\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . -addr 127.0.0.1:5001\n",
 	} {
 		if got := terminalHint(goos, "http://k:s@h/apps/1", "127.0.0.1:5001"); !strings.HasSuffix(got, want) {
 			t.Errorf("%s: got %s, want %s", goos, got, want)
