@@ -42,8 +42,8 @@ func Headers(trustProxy bool, connect []string, next http.Handler) http.Handler 
 func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Info("cross-origin request rejected")
-		http.Error(w, "Another site's page sent this request. Only clicks on this site's own page are accepted: open it and click there.", http.StatusForbidden)
+		log.Info("cross-origin request rejected", "origin", shorten(r.Header.Get("Origin")), "host", shorten(r.Host))
+		http.Error(w, "Another site's page sent this request, or a reverse proxy changed the Host header. Click on this site's own page, or make the proxy forward Host unchanged.", http.StatusForbidden)
 	}))
 	return p.Handler(next)
 }
@@ -56,13 +56,15 @@ func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()
 		if _, err := netip.ParseAddr(host); err != nil && !strings.EqualFold(host, "localhost") {
-			log.Warn("request for another host rejected: behind a local proxy or tunnel, set TRUST_PROXY=1", "host", host[:min(len(host), 100)])
+			log.Warn("request for another host rejected: behind a local proxy or tunnel, set TRUST_PROXY=1", "host", shorten(host))
 			http.Error(w, "This server accepts requests for localhost and IP addresses only. Behind a local proxy or tunnel, set TRUST_PROXY=1.", http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
+
+func shorten(s string) string { return s[:min(len(s), 100)] } // for the log
 
 // Recover responds to a panic in a handler with 500 and logs it with its stack.
 func Recover(log *slog.Logger, next http.Handler) http.Handler {

@@ -89,7 +89,22 @@ func TestSameOrigin(t *testing.T) {
 			if w.Code != tt.want || (log.Len() > 0) != (tt.want == 403) {
 				t.Errorf("status %d, want %d; log %q", w.Code, tt.want, &log)
 			}
+			if tt.want == 403 && !(strings.Contains(w.Body.String(), "Another site") && strings.Contains(w.Body.String(), "a reverse proxy changed the Host header")) {
+				t.Errorf("the response names only one cause: %s", w.Body)
+			}
 		})
+	}
+}
+
+// The log names the origin and the host, cut to 100 bytes each.
+func TestSameOriginLog(t *testing.T) {
+	var log bytes.Buffer
+	r := httptest.NewRequest("POST", "/pusher", nil)
+	r.Host = strings.Repeat("h", 10_000)
+	r.Header.Set("Origin", "https://"+strings.Repeat("o", 10_000))
+	SameOrigin(slog.New(slog.NewTextHandler(&log, nil)), ok).ServeHTTP(httptest.NewRecorder(), r)
+	if want := " origin=https://" + strings.Repeat("o", 92) + " host=" + strings.Repeat("h", 100) + "\n"; !strings.HasSuffix(log.String(), want) {
+		t.Errorf("the log: %s", &log)
 	}
 }
 
