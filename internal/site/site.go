@@ -36,15 +36,22 @@ func New(from fs.FS, data any) (http.Handler, error) {
 	if err := t.Execute(&page, data); err != nil {
 		return nil, err
 	}
-	all := files{"/": newFile(".html", page.Bytes())}
-	return all, fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
+	files := map[string]http.Handler{"/": newFile(".html", page.Bytes())} // by URL path
+	err = fs.WalkDir(from, "static", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || strings.Contains("/"+name, "/.") {
 			return err
 		}
 		body, err := read(from, name)
-		all["/"+name] = newFile(path.Ext(name), body)
+		files["/"+name] = newFile(path.Ext(name), body)
 		return err
 	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file, ok := files[r.URL.Path]
+		if !ok {
+			file = http.NotFoundHandler()
+		}
+		file.ServeHTTP(w, r)
+	}), err
 }
 
 // NewDebug returns a handler for development: it reads and renders the files in dir again
@@ -68,16 +75,6 @@ func NewDebug(dir string, data any) (http.Handler, error) {
 	}), nil
 }
 
-// files maps URL paths to files. Browsers cache the files, revalidate them on each use, and
-// receive only those that have changed.
-type files map[string]*file
-
-type file struct {
-	body   []byte
-	etag   string
-	header http.Header // shared by all responses: setting a header then allocates nothing
-}
-
 func read(from fs.FS, name string) ([]byte, error) {
 	info, err := fs.Lstat(from, name)
 	if err != nil {
@@ -89,32 +86,26 @@ func read(from fs.FS, name string) ([]byte, error) {
 	return fs.ReadFile(from, name)
 }
 
-func newFile(ext string, body []byte) *file {
+// newFile returns a handler that serves body. Browsers cache it, revalidate it on each use, and
+// receive it again only if it has changed. The handler doesn't use http.ServeContent, which
+// supports range requests: a request for thousands of ranges would cost as much as thousands of
+// requests.
+func newFile(ext string, body []byte) http.Handler {
 	etag := fmt.Sprintf(`"%.12x"`, sha256.Sum256(body))
-	return &file{body, etag, http.Header{
+	headers := http.Header{ // shared by all responses: setting a header then allocates nothing
 		"Cache-Control":  {"no-cache"},
 		"Content-Length": {strconv.Itoa(len(body))},
 		"Content-Type":   {mime.TypeByExtension(ext)},
 		"Etag":           {etag},
-	}}
-}
-
-// ServeHTTP serves a file. It doesn't use http.ServeContent, which supports range requests: a
-// request for thousands of ranges would cost as much as thousands of requests.
-func (all files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f := all[r.URL.Path]
-	if f == nil {
-		http.NotFound(w, r)
-		return
 	}
-	maps.Copy(w.Header(), f.header)
-	// An entity tag contains no quotes, so finding the quoted tag in the header means a match.
-	tags := strings.Join(r.Header["If-None-Match"], ", ")
-	if tags == "*" || strings.Contains(tags, f.etag) {
-		w.Header().Del("Content-Length")
-		w.Header().Del("Content-Type")
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	w.Write(f.body)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		maps.Copy(w.Header(), headers)
+		// An entity tag contains no quotes, so finding the quoted tag in the header means a match.
+		tags := strings.Join(r.Header["If-None-Match"], ", ")
+		if tags == "*" || strings.Contains(tags, etag) {
+			w.WriteHeader(http.StatusNotModified) // net/http then omits Content-Length and Content-Type
+			return
+		}
+		w.Write(body)
+	})
 }
