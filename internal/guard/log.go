@@ -64,16 +64,15 @@ func (p *repeats) allow(message string) bool {
 }
 
 func (p *repeats) summarize() {
-	p.mu.Lock()
-	seen := p.seen
-	p.seen = make(map[string]int)
-	p.mu.Unlock()
 	var more []any
-	for message, n := range seen {
+	p.mu.Lock()
+	for message, n := range p.seen {
 		if n > maxRepeats {
 			more = append(more, message, n-maxRepeats)
 		}
 	}
+	clear(p.seen)
+	p.mu.Unlock()
 	if more != nil {
 		p.log.Warn("suppressed repeated messages in the last minute", more...)
 	}

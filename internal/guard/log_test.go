@@ -96,7 +96,7 @@ func TestNoSummaryWithoutSuppressedMessages(t *testing.T) {
 // net/http puts the peer's address into its messages.
 func TestLimitLogOfServer(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
-		server := newServer(log, ok)
+		server := newServer(log, ok, 1)
 		for i := range 100 {
 			server.ErrorLog.Printf("http: TLS handshake error from 192.0.2.%d:%d: EOF", i, 1000+i)
 			server.ErrorLog.Printf("http: TLS handshake error from [2001:db8::%x]:%d: EOF", i, 1000+i)
