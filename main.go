@@ -86,7 +86,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return err
 	}
 	if command == "trigger" {
-		return trigger(config, flags.Args()[1:], stdout)
+		return trigger(config, log, flags.Args()[1:], stdout)
 	}
 	config.Addr = cmp.Or(*addr, config.Addr)
 	a := newApp(config, log)
@@ -116,20 +116,15 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 		a.channels = channels.New(embedded, options, log)
 		transport = pusherapi.InProcess(a.channels)
 	}
-	a.pusher = newClient(a.settings, transport)
-	return a
-}
-
-// newClient returns a Pusher client that triggers events through transport.
-func newClient(config settings.Settings, transport http.RoundTripper) *pusher.Client {
-	return &pusher.Client{
-		AppID:      config.AppID,
-		Key:        config.Key,
-		Secret:     config.Secret,
-		Host:       config.Host,
-		Secure:     config.Secure,
+	a.pusher = &pusher.Client{
+		AppID:      a.settings.AppID,
+		Key:        a.settings.Key,
+		Secret:     a.settings.Secret,
+		Host:       a.settings.Host,
+		Secure:     a.settings.Secure,
 		HTTPClient: &http.Client{Transport: transport},
 	}
+	return a
 }
 
 // page is the data for templates/index.html.
@@ -221,7 +216,7 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 }
 
 // trigger triggers one event and prints the result. It is the quickest way to check credentials.
-func trigger(config settings.Settings, args []string, stdout io.Writer) error {
+func trigger(config settings.Settings, log *slog.Logger, args []string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)
 	to, name, data := parts[0], parts[1], parts[2]
@@ -233,7 +228,7 @@ func trigger(config settings.Settings, args []string, stdout io.Writer) error {
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
-	if err := newClient(config, pusherapi.NewTransport(1)).Trigger(to, name, data); err != nil {
+	if err := newApp(config, log).pusher.Trigger(to, name, data); err != nil {
 		_, text := pusherapi.Explain(err, serverName(config))
 		return fmt.Errorf("%s (API host %s, credentials from %s)", text, config.Host, config.Source)
 	}
