@@ -18,8 +18,7 @@ const maxClients = 1 << 14
 
 // RateLimit limits each client to perSecond requests per second and to bursts of ten times as
 // many (at least one), and responds with 429 to more. The overall limit is 20 times as high; more
-// requests get 503. If perSecond is 0, there are no limits. client identifies the client of a
-// request.
+// requests get 503. If perSecond is 0, there are no limits.
 func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next

@@ -1,5 +1,4 @@
-// Package listen explains why listening on an address failed, and returns the URLs of the
-// page.
+// Package listen explains why listening on an address failed, and returns the URLs of the page.
 package listen
 
 import (

@@ -1,5 +1,4 @@
-// Package site serves the page, templates/index.html at /, and the files of static/ at
-// /static/.
+// Package site serves the page, templates/index.html at /, and the files of static/ at /static/.
 package site
 
 import (
