@@ -31,7 +31,7 @@ type connection struct {
 
 	mu           sync.Mutex
 	queue        net.Buffers   // whole frames, in order
-	queuedFrames int           // in queue and in the write in progress
+	queuedFrames int           // in queue and in the write in progress; unused once closing is set
 	queuedBytes  int           // likewise
 	writing      bool          // a goroutine is in write
 	writingSince time.Duration // start of its current batch, since server.started
@@ -74,8 +74,14 @@ func (c *connection) write() {
 	defer c.mu.Unlock()
 	defer func() { c.writing = false }()
 	for len(c.queue) > 0 {
-		frames, size := c.nextBatch()
-		count := len(frames)
+		// A batch is as many frames as fit maxBatchBytes, at least one.
+		count, size := 1, len(c.queue[0])
+		for count < len(c.queue) && size+len(c.queue[count]) <= maxBatchBytes {
+			size += len(c.queue[count])
+			count++
+		}
+		frames := c.queue[:count]
+		c.queue = c.queue[count:]
 		c.writingSince = time.Since(c.server.started)
 		c.mu.Unlock()
 		var err error
@@ -85,42 +91,15 @@ func (c *connection) write() {
 			_, err = frames.WriteTo(c.Conn)
 		}
 		c.mu.Lock()
-		c.dequeued(count, size)
+		c.queuedFrames -= count
+		c.queuedBytes -= size
+		c.server.queued.Add(-int64(count))
 		if err != nil {
 			c.closing = true
-			c.discard()
-			c.Conn.Close() // also ends read
-			return
+			c.Conn.Close() // also ends read, and all further writes fail at once
 		}
 	}
 	c.queue = nil // an idle connection holds no memory for frames
-}
-
-// nextBatch takes frames off the queue: as many as fit maxBatchBytes, at least one.
-func (c *connection) nextBatch() (frames net.Buffers, size int) {
-	n := 0
-	for n < len(c.queue) && (n == 0 || size+len(c.queue[n]) <= maxBatchBytes) {
-		size += len(c.queue[n])
-		n++
-	}
-	frames, c.queue = c.queue[:n:n], c.queue[n:]
-	return frames, size
-}
-
-func (c *connection) dequeued(frames, size int) {
-	c.queuedFrames -= frames
-	c.queuedBytes -= size
-	c.server.queued.Add(-int64(frames))
-}
-
-// discard empties the queue. The caller holds c.mu.
-func (c *connection) discard() {
-	size := 0
-	for _, frame := range c.queue {
-		size += len(frame)
-	}
-	c.dequeued(len(c.queue), size)
-	c.queue = nil
 }
 
 // closeWith sends what is queued and then a close frame. The connection ends when the
@@ -156,7 +135,8 @@ func (c *connection) drop() {
 	if c.closing {
 		return
 	}
-	c.discard()
+	c.server.queued.Add(-int64(len(c.queue)))
+	c.queue = nil
 	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect.")
 }
 
