@@ -105,11 +105,7 @@ func (c *connection) write() {
 // closeWith sends what is queued and then a close frame. The connection ends when the
 // client has ended its side, or after closeTimeout. The code tells pusher-js whether
 // and when to reconnect. The reason is in ASCII; what doesn't fit a control frame is cut.
-func (c *connection) closeWith(code ws.StatusCode, reason string) {
-	level := slog.LevelInfo
-	if code == codeReconnect {
-		level = slog.LevelDebug // the server is stopping and closes all connections
-	}
+func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.enqueueClose(level, code, reason)
@@ -152,7 +148,7 @@ func (c *connection) check(now time.Duration) {
 	c.mu.Unlock()
 	switch idle := now - time.Duration(c.lastActivity.Load()); {
 	case idle > dropAfter:
-		c.closeWith(codeNoPong, "No pong was received in time. Reconnect at once.")
+		c.closeWith(slog.LevelInfo, codeNoPong, "No pong was received in time. Reconnect at once.")
 	case idle > pingAfter:
 		c.send(pingFrame)
 	}
@@ -163,9 +159,7 @@ func (c *connection) check(now time.Duration) {
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
-	if c.received.Add(int64(n)) > maxReceivedBytes {
-		c.closeFlooding()
-	}
+	c.accept(0, int64(n))
 	return n, err
 }
 
@@ -177,7 +171,8 @@ var errClosed = errors.New("the client has sent a close frame")
 func (c *connection) read() {
 	defer c.server.remove(c)
 	if err := c.readMessages(); err != errClosed {
-		c.closeWith(closeCode(err))
+		code, reason := closeCode(err)
+		c.closeWith(slog.LevelInfo, code, reason)
 		// Browsers report a clean close only if the connection stays open until they
 		// have sent a close frame.
 		c.discardUntil(time.Now().Add(lingerTime))
@@ -219,7 +214,7 @@ func (c *connection) readMessages() error {
 			err = c.control(header, frames)
 		case header.OpCode == ws.OpText:
 			var text []byte
-			if text, err = io.ReadAll(frames); err == nil && c.accept() {
+			if text, err = io.ReadAll(frames); err == nil && c.accept(1, 0) {
 				// Use another goroutine, because decoding JSON needs a stack of 8 KB,
 				// which this goroutine would keep as long as the connection is open.
 				var handled sync.WaitGroup
@@ -227,7 +222,7 @@ func (c *connection) readMessages() error {
 				handled.Wait()
 			}
 		default:
-			c.closeWith(ws.StatusUnsupportedData, "Only text messages are supported.")
+			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Only text messages are supported.")
 			err = frames.Discard()
 		}
 		if err != nil {
@@ -243,7 +238,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 		return err
 	}
 	if header.OpCode != ws.OpClose {
-		if c.accept() && header.OpCode == ws.OpPing {
+		if c.accept(1, 0) && header.OpCode == ws.OpPing {
 			c.send(ws.MustCompileFrame(ws.NewPongFrame(payload)))
 		}
 		return nil
@@ -255,9 +250,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.enqueueClose(slog.LevelDebug, code, "") // a client can send any of 2,000 codes
+	c.closeWith(slog.LevelDebug, code, "") // a client can send any of 2,000 codes
 	return errClosed
 }
 
@@ -275,17 +268,13 @@ func closeCode(err error) (ws.StatusCode, string) {
 	}
 }
 
-// accept counts a message against the rate limit. It returns false if the connection is closing
-// and the message must be ignored.
-func (c *connection) accept() bool {
-	if c.messages.Add(1) > maxMessages {
-		c.closeFlooding()
+// accept counts messages and bytes against the rate limits. It returns false if the connection
+// is closing and messages must be ignored.
+func (c *connection) accept(messages, bytes int64) bool {
+	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
+		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.closing
-}
-
-func (c *connection) closeFlooding() {
-	c.closeWith(codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
 }

@@ -148,7 +148,7 @@ func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.connections {
-		c.closeWith(codeReconnect, "This server is stopping. Reconnect at once.")
+		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // debug, because it closes all
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -222,7 +222,7 @@ func (s *Server) admit(c *connection, r *http.Request) {
 	s.clients[c.client]++
 	if code != 0 {
 		c.sendError(code, reason)
-		c.closeWith(code, reason)
+		c.closeWith(slog.LevelInfo, code, reason)
 		return
 	}
 	s.log.Debug("connected", "connection", c.id)
