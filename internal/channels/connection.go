@@ -36,8 +36,7 @@ type connection struct {
 	writing      bool          // a goroutine is in write
 	writingSince time.Duration // start of its current batch, since server.started
 	writer       sync.WaitGroup
-	closing      bool      // a close frame is queued; no frame may follow
-	closeBy      time.Time // deadline for the client to end the connection
+	closing      bool // a close frame is queued; no frame may follow
 }
 
 // send queues a frame and returns at once. If the queue is full, it drops the connection.
@@ -117,10 +116,10 @@ func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason s
 	if c.closing {
 		return
 	}
-	c.closing, c.closeBy = true, time.Now().Add(closeTimeout)
+	c.closing = true
 	body := ws.NewCloseFrameBody(code, reason)
 	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
-	c.SetDeadline(c.closeBy)
+	c.SetDeadline(time.Now().Add(closeTimeout))
 	// The message contains the code, because a rate-limited log counts by message.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
@@ -170,31 +169,24 @@ var errClosed = errors.New("the client has sent a close frame")
 // unread data would cause a TCP reset, and the client could lose the close frame.
 func (c *connection) read() {
 	defer c.server.remove(c)
+	var linger time.Duration
 	if err := c.readMessages(); err != errClosed {
 		code, reason := closeCode(err)
 		c.closeWith(slog.LevelInfo, code, reason)
 		// Browsers report a clean close only if the connection stays open until they
 		// have sent a close frame.
-		c.discardUntil(time.Now().Add(lingerTime))
+		linger = lingerTime
 	}
+	time.AfterFunc(linger, func() {
+		c.writer.Wait()
+		if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+			tcp.CloseWrite()
+		}
+	})
+	io.Copy(io.Discard, c.Conn) // until the client ends its side, or closeTimeout
 	c.writer.Wait()
-	if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		tcp.CloseWrite()
-	}
-	c.discardUntil(time.Now().Add(closeTimeout))
 	c.Conn.Close()
 	c.server.log.Debug("disconnected", "connection", c.id)
-}
-
-// discardUntil reads until the client ends its side, or a time that is at most closeBy.
-func (c *connection) discardUntil(t time.Time) {
-	c.mu.Lock()
-	if t.After(c.closeBy) {
-		t = c.closeBy
-	}
-	c.mu.Unlock()
-	c.SetReadDeadline(t)
-	io.Copy(io.Discard, c.Conn)
 }
 
 // readMessages handles frames until one closes the WebSocket. The error is never nil.
