@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,11 +79,21 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 	io.WriteString(w, "{}")
 }
 
-// decode authenticates a request and decodes its JSON body.
+// decode authenticates a request and decodes its JSON body. It reads the body only if the
+// signature is valid, so that only authenticated clients can send one.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
-	body, refused := s.authenticate(w, r)
-	if refused != nil {
-		return refused
+	query := r.URL.Query() // without what is malformed: such a request has no valid signature
+	if err := s.authenticate(r, query); err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes", maxBody)
+	case err != nil:
+		return fail(http.StatusBadRequest, "The body is incomplete")
+	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // signed, so not a secret
+		return fail(http.StatusUnauthorized, "Invalid body_md5: it must be the MD5 of the body, in hex")
 	}
 	mismatch := new(json.UnmarshalTypeError)
 	switch err := json.Unmarshal(body, into); {
@@ -96,68 +105,45 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	return nil
 }
 
-// authenticate checks a request's signature, and reads its body only if the signature is valid,
-// so that only authenticated clients can send one. The checks are in the order that gives the
-// most helpful error. (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
-func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
-	query := r.URL.Query() // without what is malformed: such a request has no valid signature
+// authenticate checks a request's signature, in the order that gives the most helpful error.
+// (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
+func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	for _, name := range []string{"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"} {
 		if query.Get(name) == "" {
-			return nil, fail(http.StatusUnauthorized, "The query parameter %s is missing: every request must be signed", name)
+			return fail(http.StatusUnauthorized, "The query parameter %s is missing: every request must be signed", name)
 		}
 	}
+	var signed []string // the other parameters, unescaped, with names in lower case
 	for name, values := range query {
 		if len(values) != 1 {
-			return nil, fail(http.StatusBadRequest, "The query parameter %.40q must appear once", name)
+			return fail(http.StatusBadRequest, "The query parameter %.40q must appear once", name)
+		}
+		if name != "auth_signature" {
+			signed = append(signed, strings.ToLower(name)+"="+values[0])
 		}
 	}
-	text := signedText(r.Method, r.URL.Path, query)
+	slices.Sort(signed)
+	text := r.Method + "\n" + r.URL.Path + "\n" + strings.Join(signed, "&")
+	mac := hmac.New(sha256.New, []byte(s.app.Secret))
+	io.WriteString(mac, text)
 	stamp, err := strconv.ParseInt(query.Get("auth_timestamp"), 10, 64)
 	now := time.Now()
 	switch {
 	case r.PathValue("id") != s.app.ID:
-		return nil, fail(http.StatusNotFound, "Unknown app: this server has no app with the ID %.40q", r.PathValue("id"))
+		return fail(http.StatusNotFound, "Unknown app: this server has no app with the ID %.40q", r.PathValue("id"))
 	case query.Get("auth_key") != s.app.Key:
-		return nil, fail(http.StatusBadRequest, "Unknown auth_key")
+		return fail(http.StatusBadRequest, "Unknown auth_key")
 	case query.Get("auth_version") != "1.0":
-		return nil, fail(http.StatusUnauthorized, "Unknown auth_version: it must be 1.0")
+		return fail(http.StatusUnauthorized, "Unknown auth_version: it must be 1.0")
 	case err != nil:
-		return nil, fail(http.StatusUnauthorized, "Invalid auth_timestamp: it must be a Unix time in seconds")
+		return fail(http.StatusUnauthorized, "Invalid auth_timestamp: it must be a Unix time in seconds")
 	case stamp < now.Unix()-maxClockSkew || stamp > now.Unix()+maxClockSkew:
-		return nil, fail(http.StatusUnauthorized, "Timestamp expired: Given timestamp (%s) not within %ds of server time (%s)",
+		return fail(http.StatusUnauthorized, "Timestamp expired: Given timestamp (%s) not within %ds of server time (%s)",
 			time.Unix(stamp, 0).UTC().Format(time.RFC3339), maxClockSkew, now.UTC().Format(time.RFC3339))
-	case !hmac.Equal([]byte(query.Get("auth_signature")), []byte(sign(s.app.Secret, text))):
-		return nil, fail(http.StatusUnauthorized, "Invalid signature: it must be the hex HMAC-SHA256, with this app's secret, of %.400q", text)
+	case !hmac.Equal([]byte(query.Get("auth_signature")), fmt.Appendf(nil, "%x", mac.Sum(nil))):
+		return fail(http.StatusUnauthorized, "Invalid signature: it must be the hex HMAC-SHA256, with this app's secret, of %.400q", text)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	switch tooLarge := new(http.MaxBytesError); {
-	case errors.As(err, &tooLarge):
-		return nil, fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes", maxBody)
-	case err != nil:
-		return nil, fail(http.StatusBadRequest, "The body is incomplete")
-	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // signed, so not a secret
-		return nil, fail(http.StatusUnauthorized, "Invalid body_md5: it must be the MD5 of the body, in hex")
-	}
-	return body, nil
-}
-
-// signedText returns the text that a request's signature must sign: the method, the path, and
-// the query parameters except the signature, sorted and unescaped, with names in lower case.
-func signedText(method, path string, query url.Values) string {
-	var parts []string
-	for name, values := range query {
-		if name != "auth_signature" {
-			parts = append(parts, strings.ToLower(name)+"="+values[0])
-		}
-	}
-	slices.Sort(parts)
-	return method + "\n" + path + "\n" + strings.Join(parts, "&")
-}
-
-func sign(secret, text string) string {
-	mac := hmac.New(sha256.New, []byte(secret))
-	io.WriteString(mac, text)
-	return hex.EncodeToString(mac.Sum(nil))
+	return nil
 }
 
 var (
