@@ -51,23 +51,20 @@ func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) {
 		Batch []event `json:"batch"`
 	}
 	err := s.decode(w, r, &b)
-	if n := len(b.Batch); err == nil && (n == 0 || n > maxBatch) {
+	switch n := len(b.Batch); {
+	case err != nil:
+	case n == 0 || n > maxBatch:
 		err = fail(http.StatusBadRequest, "A batch must have 1 to %d events, not %d", maxBatch, n)
-	}
-	for _, e := range b.Batch {
-		if err == nil && len(e.Channels) > 0 {
-			err = fail(http.StatusBadRequest, "An event in a batch goes to one channel: use channel, not channels")
-		}
+	case slices.ContainsFunc(b.Batch, func(e event) bool { return len(e.Channels) > 0 }):
+		err = fail(http.StatusBadRequest, "An event in a batch goes to one channel: use channel, not channels")
 	}
 	s.trigger(w, r, b.Batch, err)
 }
 
 // trigger publishes all events, or none if the request or one of them is invalid.
 func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event, err *apiError) {
-	for i := range events {
-		if err == nil {
-			err = events[i].validate()
-		}
+	for i := 0; err == nil && i < len(events); i++ {
+		err = events[i].validate()
 	}
 	if err != nil {
 		s.log.Debug("API request rejected", "path", r.URL.Path, "status", err.status, "reason", err.text)
