@@ -18,7 +18,7 @@ type incoming struct {
 func (c *connection) handle(text []byte) {
 	var in incoming
 	if err := json.Unmarshal(text, &in); err != nil || in.Event == "" {
-		c.sendError(0, `A message must be a JSON object such as {"event":"pusher:subscribe","data":{"channel":"channel1"}}.`)
+		c.sendError(nil, `A message must be a JSON object such as {"event":"pusher:subscribe","data":{"channel":"channel1"}}.`)
 		return
 	}
 	switch {
@@ -28,9 +28,9 @@ func (c *connection) handle(text []byte) {
 	case in.Event == "pusher:subscribe", in.Event == "pusher:unsubscribe":
 		c.handleSubscription(in)
 	case strings.HasPrefix(in.Event, "client-"):
-		c.sendError(0, "Client events need a private or presence channel, and this server has public channels only.")
+		c.sendError(nil, "Client events need a private or presence channel, and this server has public channels only.")
 	default:
-		c.sendError(0, fmt.Sprintf("Unknown event %.40q.", in.Event))
+		c.sendError(nil, fmt.Sprintf("Unknown event %.40q.", in.Event))
 	}
 }
 
@@ -47,7 +47,7 @@ func (c *connection) handleSubscription(in incoming) {
 	err := json.Unmarshal(data, &subscription)
 	switch name := subscription.Channel; {
 	case err != nil || !validChannel(name):
-		c.sendError(0, invalidChannel(name))
+		c.sendError(nil, invalidChannel(name))
 	case in.Event == "pusher:unsubscribe":
 		c.server.unsubscribe(c, name)
 	case strings.HasPrefix(name, "private-") || strings.HasPrefix(name, "presence-"):
@@ -57,13 +57,9 @@ func (c *connection) handleSubscription(in incoming) {
 	}
 }
 
-// sendError sends pusher:error, with a null code if code is 0.
-func (c *connection) sendError(code ws.StatusCode, text string) {
-	data := map[string]any{"code": nil, "message": text}
-	if code != 0 {
-		data["code"] = code
-	}
-	c.send(jsonFrame(outgoing{Event: "pusher:error", Data: data}))
+// sendError sends pusher:error. The code is a ws.StatusCode, or nil, which becomes null.
+func (c *connection) sendError(code any, text string) {
+	c.send(jsonFrame(outgoing{Event: "pusher:error", Data: map[string]any{"code": code, "message": text}}))
 }
 
 // outgoing is a message to a client. Data is a string that holds JSON, in all events but

@@ -276,9 +276,9 @@ func (s *Server) subscribe(c *connection, channel string) {
 	defer s.mu.Unlock()
 	switch {
 	case slices.Contains(c.subscriptions, channel):
-		c.sendError(0, "Existing subscription to channel "+channel)
+		c.sendError(nil, "Existing subscription to channel "+channel)
 	case len(c.subscriptions) >= maxSubscriptions:
-		c.sendError(0, fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions))
+		c.sendError(nil, fmt.Sprintf("A connection may subscribe to at most %d channels. Unsubscribe from some first.", maxSubscriptions))
 	default:
 		c.subscriptions = append(c.subscriptions, channel)
 		s.channels[channel] = append(s.channels[channel], c)
