@@ -175,15 +175,13 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	closed := s.closed
-	if !closed {
-		s.open.Add(1) // Close waits for it
-	}
-	s.mu.Unlock()
-	if closed {
+	if s.closed {
+		s.mu.Unlock()
 		http.Error(w, "This server is stopping. Try again in a moment.", http.StatusServiceUnavailable)
 		return
 	}
+	s.open.Add(1) // Close waits for it
+	s.mu.Unlock()
 	netConn, _, _, err := ws.HTTPUpgrader{Timeout: closeTimeout}.Upgrade(r, w)
 	if err != nil { // the client is gone
 		if netConn != nil {
