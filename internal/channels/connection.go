@@ -43,14 +43,13 @@ type connection struct {
 func (c *connection) send(frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing {
-		return
-	}
-	if c.queuedFrames >= maxQueuedFrames || c.queuedBytes+len(frame) > maxQueuedBytes {
+	switch {
+	case c.closing:
+	case c.queuedFrames >= maxQueuedFrames || c.queuedBytes+len(frame) > maxQueuedBytes:
 		c.drop()
-		return
+	default:
+		c.enqueue(frame)
 	}
-	c.enqueue(frame)
 }
 
 // enqueue starts a write if none is in progress. The caller holds c.mu.

@@ -36,15 +36,14 @@ func (c *connection) handle(text []byte) {
 
 // handleSubscription subscribes to, or unsubscribes from, the channel in a message's data.
 func (c *connection) handleSubscription(in incoming) {
-	data := []byte(in.Data)
 	var inner string
-	if json.Unmarshal(data, &inner) == nil { // some libraries encode data twice
-		data = []byte(inner)
+	if json.Unmarshal(in.Data, &inner) == nil { // some libraries encode data twice
+		in.Data = []byte(inner)
 	}
 	var subscription struct {
 		Channel string `json:"channel"`
 	}
-	err := json.Unmarshal(data, &subscription)
+	err := json.Unmarshal(in.Data, &subscription)
 	switch name := subscription.Channel; {
 	case err != nil || !validChannel(name):
 		c.sendError(nil, invalidChannel(name))
