@@ -70,7 +70,6 @@ func (c *connection) write() {
 	defer c.writer.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer func() { c.writing = false }()
 	for len(c.queue) > 0 {
 		// A batch is as many frames as fit maxBatchBytes, at least one.
 		count, size := 1, len(c.queue[0])
@@ -97,6 +96,7 @@ func (c *connection) write() {
 			c.Conn.Close() // also ends read, and all further writes fail at once
 		}
 	}
+	c.writing = false
 	c.queue = nil // an idle connection holds no memory for frames
 }
 

@@ -410,9 +410,13 @@ func TestClosesAreLogged(t *testing.T) {
 	unreadable := dialRaw(t, server)
 	unreadable.write(0xf1, "reserved bits")
 	unreadable.wantClosed(ws.StatusProtocolError)
+	remaining := dialRaw(t, server)
+	go s.Close()
+	remaining.wantClosed(codeReconnect)
 	s.Close()
 	for _, want := range []string{
 		`level=DEBUG msg="closed a WebSocket with code 1000" connection=`, `level=DEBUG msg="closed a WebSocket with code 4321"`,
+		`level=DEBUG msg="closed a WebSocket with code 4200"`,
 		`level=INFO msg="closed a WebSocket with code 4009"`, `https://evil.example`,
 		`level=INFO msg="closed a WebSocket with code 1003"`, `level=INFO msg="closed a WebSocket with code 1002"`,
 	} {
