@@ -740,6 +740,23 @@ func TestMalformedMessages(t *testing.T) {
 	}
 }
 
+// After an invalid frame, the connection stays open for a while, for the client's close frame.
+func TestConnectionLingersAfterInvalidFrame(t *testing.T) {
+	server, _ := start(t)
+	c := dialRaw(t, server)
+	c.write(0xf1, "reserved bits")
+	if head, payload := c.frame(); head != closeHead {
+		t.Fatalf("received %x %q, want a close frame", head, payload)
+	}
+	start := time.Now()
+	if rest, err := io.ReadAll(c.r); len(rest) > 0 || err != nil {
+		t.Errorf("after the close frame: received %x, error %v; want EOF", rest, err)
+	}
+	if took := time.Since(start); took < lingerTime/2 || took > closeTimeout {
+		t.Errorf("the server ended the connection after %v", took)
+	}
+}
+
 // All events of a sender arrive, in the order in which they were sent, even if several senders
 // send at the same time.
 func TestOrder(t *testing.T) {

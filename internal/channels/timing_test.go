@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"pusher-sample/internal/pushertest/pipe"
+
+	"github.com/gobwas/ws"
 )
 
 // timed runs a test on synctest's clock, with a server that it closes at the end.
@@ -214,5 +216,16 @@ func TestCloseDoesNotWaitForUnresponsiveClient(t *testing.T) {
 			t.Errorf("Close took %v", took)
 		}
 		c.conn.Close()
+	})
+}
+
+func TestNoEventFollowsCloseFrame(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established().subscribe("a")
+		c.write(0x82, "binary")
+		synctest.Wait() // until the close frame is being written
+		data := "x"
+		s.publish([]event{{Name: "e", Channels: []string{"a"}, Data: &data}})
+		c.wantClosed(ws.StatusUnsupportedData)
 	})
 }
