@@ -2,12 +2,12 @@ package guard
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
+	"path"
 	"runtime/debug"
 	"strings"
-
-	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
 // LimitMemory sets Go's memory limit to three quarters of the memory that this process may
@@ -19,17 +19,37 @@ import (
 // 200 MB of 512 MB (without limits, the process is killed), and 400 clients use 43 MB of 64 MB.
 func LimitMemory(gcPercent int) {
 	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {
-		debug.SetMemoryLimit(memory() / 4 * 3)
+		debug.SetMemoryLimit(memory(os.DirFS("/")) / 4 * 3)
 		debug.SetGCPercent(gcPercent)
 	}
 }
 
-// memory returns how many bytes of memory this process may use: the machine's (1 GB if unknown),
-// or the limit of its cgroup if that is lower.
-func memory() int64 {
-	machine, _ := memlimit.ApplyFallback(memlimit.FromSystem, memlimit.Limit(1<<30))()
-	group, _ := memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.Limit(machine))()
-	return int64(min(machine, group))
+// memory returns how many bytes of memory this process may use: the machine's, or the
+// limit of its cgroup (version 1 or 2) if that is lower. On systems without /proc, such
+// as macOS and Windows, it returns 1 GB. It reads the files by itself, because a Heroku dyno
+// has memory.limit_in_bytes without a mounted cgroup file system, which libraries look for.
+func memory(system fs.FS) int64 {
+	read := func(name string) string {
+		text, _ := fs.ReadFile(system, name)
+		return string(text)
+	}
+	kB := int64(1 << 20)
+	fmt.Sscanf(read("proc/meminfo"), "MemTotal: %d kB", &kB)
+	bytes := kB << 10
+	for line := range strings.Lines("0:memory:/\n" + read("proc/self/cgroup")) { // such as 0::/system.slice/app.service
+		_, line, _ = strings.Cut(line, ":")
+		controllers, group, _ := strings.Cut(strings.TrimSpace(line), ":")
+		folder, file := "sys/fs/cgroup", "memory.max"
+		if controllers == "memory" {
+			folder, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		}
+		for group = path.Join(folder, group); group != "."; group = path.Dir(group) {
+			limit := bytes
+			fmt.Sscan(read(path.Join(group, file)), &limit) // unless it is missing, or "max"
+			bytes = min(bytes, limit)
+		}
+	}
+	return bytes
 }
 
 // FileLimit returns how many files and connections this process may have open. On Linux, this

@@ -5,67 +5,63 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"testing"
-
-	"github.com/KimMachineGun/automemlimit/memlimit"
+	"testing/fstest"
 )
 
-// The limit of a cgroup counts, or the limit of the group around it, but not more than the
-// machine has. The test runs itself in real groups.
 func TestMemory(t *testing.T) {
-	if os.Getenv("PRINT_MEMORY") != "" {
-		fmt.Print(memory())
-		os.Exit(0)
-	}
-	machine, err := memlimit.FromSystem()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name        string
-		limit, want uint64
-		inner       string // the group of the process, inside the one with the limit
+	const machine = "MemTotal:       16384000 kB\nMemFree:        10000000 kB\n"
+	tests := []struct {
+		name  string
+		files map[string]string
+		want  int64
 	}{
-		{"group with a limit", 256 << 20, 256 << 20, ""},
-		{"group in a group with a limit", 256 << 20, 256 << 20, "inner"},
-		{"limit above the machine's memory", 1 << 50, machine, ""},
-	} {
+		{"no /proc", nil, 1 << 30},
+		{"no cgroup", map[string]string{"proc/meminfo": machine}, 16384000 << 10},
+		{"container, version 2", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "536870912\n",
+		}, 512 << 20},
+		{"container, version 1", map[string]string{
+			"proc/meminfo":     machine,
+			"proc/self/cgroup": "11:cpu,cpuacct:/docker/c0ffee\n10:memory:/docker/c0ffee\n1:name=systemd:/docker/c0ffee\n0::/\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": "67108864\n",
+		}, 64 << 20},
+		{"Heroku", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "0::/\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": "536870912\n",
+		}, 512 << 20},
+		{"service with a limit", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "0::/system.slice/app.service\n",
+			"sys/fs/cgroup/system.slice/memory.max":             "max\n",
+			"sys/fs/cgroup/system.slice/app.service/memory.max": "268435456\n",
+		}, 256 << 20},
+		{"limit of a parent group", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "0::/system.slice/app.service\n",
+			"sys/fs/cgroup/system.slice/memory.max":             "268435456\n",
+			"sys/fs/cgroup/system.slice/app.service/memory.max": "max\n",
+		}, 256 << 20},
+		{"limit above the machine's", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "4:memory:/\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+		}, 16384000 << 10},
+		{"group outside the namespace", map[string]string{
+			"proc/meminfo": machine, "proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/memory.max": "1",
+		}, 16384000 << 10},
+		{"malformed files", map[string]string{"proc/meminfo": "?", "proc/self/cgroup": "?\n\n:\n::", "sys/fs/cgroup/memory.max": "?"}, 1 << 30},
+	}
+	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			group := filepath.Join(newGroup(t, tt.limit), tt.inner)
-			if tt.inner != "" {
-				if err := os.Mkdir(group, 0o755); err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { os.Remove(group) })
+			system := fstest.MapFS{}
+			for name, text := range tt.files {
+				system[name] = &fstest.MapFile{Data: []byte(text)}
 			}
-			c := exec.Command("sh", "-c", `echo $$ >"$1/cgroup.procs" && exec "$0" -test.run "^TestMemory$"`, os.Args[0], group)
-			c.Env = append(os.Environ(), "PRINT_MEMORY=1")
-			if got, err := c.CombinedOutput(); string(got) != fmt.Sprint(tt.want) {
-				t.Errorf("%s (%v), want %d", got, err, tt.want)
+			if got := memory(system); got != tt.want {
+				t.Errorf("%d bytes, want %d", got, tt.want)
 			}
 		})
 	}
-}
-
-// newGroup makes a cgroup, of version 1 or 2, that may use limit bytes of memory. It skips the
-// test where it can't.
-func newGroup(t *testing.T, limit uint64) string {
-	parent, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-	if _, err := os.Stat(parent); err != nil {
-		parent, file = "/sys/fs/cgroup", "memory.max"
-	}
-	group, err := os.MkdirTemp(parent, "pusher-sample-test")
-	if err != nil {
-		t.Skip("needs a cgroup, which only root can make, on Linux: ", err)
-	}
-	t.Cleanup(func() { os.Remove(group) })
-	if err := os.WriteFile(filepath.Join(group, file), fmt.Append(nil, limit), 0); err != nil {
-		t.Skip("needs cgroups that can limit memory: ", err)
-	}
-	return group
 }
 
 func TestLimitMemory(t *testing.T) {
@@ -83,7 +79,7 @@ func TestLimitMemory(t *testing.T) {
 	t.Setenv("GOGC", "")
 	LimitMemory(400)
 	got := debug.SetMemoryLimit(-1)
-	if most := memory(); got > most*3/4 || got < most/2 {
+	if most := memory(os.DirFS("/")); got > most*3/4 || got < most/2 {
 		t.Errorf("the limit is %d of %d bytes", got, most)
 	}
 	if got := debug.SetGCPercent(100); got != 400 {

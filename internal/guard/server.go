@@ -37,7 +37,7 @@ func StopContext(parent context.Context) context.Context {
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
 	// A connection was measured to use 13 KB while idle, 150 KB while it receives 8 KB of tiny
 	// headers, and half as much again until the next garbage collection.
-	fitting := int(memory() / (224 << 10))
+	fitting := int(memory(os.DirFS("/")) / (224 << 10))
 	server := newServer(log, handler, min(max(400, fitting), FileLimit()/4))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
