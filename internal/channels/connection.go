@@ -170,8 +170,7 @@ func (c *connection) read() {
 	defer c.server.remove(c)
 	var linger time.Duration
 	if err := c.readMessages(); err != errClosed {
-		code, reason := closeCode(err)
-		c.closeWith(slog.LevelInfo, code, reason)
+		c.closeWith(closeCode(err))
 		// Browsers report a clean close only if the connection stays open until they
 		// have sent a close frame.
 		linger = lingerTime
@@ -245,17 +244,18 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	return errClosed
 }
 
-// closeCode returns the close code, and the reason, for a violation of RFC 6455.
-func closeCode(err error) (ws.StatusCode, string) {
+// closeCode returns the close code and the reason for a violation of RFC 6455, and the level at
+// which to log it.
+func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	switch {
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):
-		return ws.StatusMessageTooBig, "The message is too large."
+		return slog.LevelInfo, ws.StatusMessageTooBig, "The message is too large."
 	case errors.Is(err, wsutil.ErrInvalidUTF8):
-		return ws.StatusInvalidFramePayloadData, "The message is not UTF-8."
+		return slog.LevelInfo, ws.StatusInvalidFramePayloadData, "The message is not UTF-8."
 	case errors.As(err, new(ws.ProtocolError)):
-		return ws.StatusProtocolError, err.Error()
+		return slog.LevelInfo, ws.StatusProtocolError, err.Error()
 	default: // the network failed, or the client ended the connection without a close frame
-		return ws.StatusNormalClosure, ""
+		return slog.LevelDebug, ws.StatusNormalClosure, ""
 	}
 }
 

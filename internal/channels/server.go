@@ -167,7 +167,7 @@ func (s *Server) Close() {
 // pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !isHandshake(r.Header) {
-		s.log.Info("WebSocket handshake failed")
+		s.log.Info("WebSocket handshake failed: a proxy must forward the headers Upgrade and Connection")
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Sec-WebSocket-Version", "13")

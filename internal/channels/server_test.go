@@ -403,6 +403,9 @@ func TestClosesAreLogged(t *testing.T) {
 		leaving.write(closeHead, payload)
 		leaving.wantClosed(ws.StatusCode(binary.BigEndian.Uint16([]byte(payload))))
 	}
+	gone := dialRaw(t, server)
+	gone.conn.(*net.TCPConn).CloseWrite() // without a close frame
+	gone.wantClosed(ws.StatusNormalClosure)
 	dialFrom(t, server, path, "https://evil.example").closeCode()
 	malformed := dialRaw(t, server)
 	malformed.write(0x82, "binary")
@@ -423,6 +426,9 @@ func TestClosesAreLogged(t *testing.T) {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log has no %q:\n%s", want, log.String())
 		}
+	}
+	if strings.Contains(log.String(), `level=INFO msg="closed a WebSocket with code 1000"`) {
+		t.Errorf("a client that went away is logged at level info:\n%s", log.String())
 	}
 }
 
