@@ -175,13 +175,14 @@ func (c *connection) read() {
 		// have sent a close frame.
 		linger = lingerTime
 	}
-	time.AfterFunc(linger, func() {
+	closeWrite := time.AfterFunc(linger, func() {
 		c.writer.Wait()
 		if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 			tcp.CloseWrite()
 		}
 	})
 	io.Copy(io.Discard, c.Conn) // until the client ends its side, or closeTimeout
+	closeWrite.Stop()
 	c.writer.Wait()
 	c.Conn.Close()
 	c.server.log.Debug("disconnected", "connection", c.id)
