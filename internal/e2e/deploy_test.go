@@ -149,11 +149,12 @@ func TestSecondTerminal(t *testing.T) {
 		return len(lines) == 2
 	})
 
-	client := pushertest.Subscribe(t, first.url, "local", "test_channel")
+	event := sampleEvent(t)
+	client := pushertest.Subscribe(t, first.url, "local", event.channel)
 	trigger := exec.Command("sh", "-c", strings.Replace(lines[0][0], "go run .", binary, 1))
 	trigger.Dir, trigger.Env = t.TempDir(), []string{}
 	out, err := trigger.CombinedOutput()
-	if want := strings.TrimPrefix(first.url, "http://") + " accepted the event my_event on the channel test_channel.\n"; err != nil || string(out) != want {
+	if want := strings.TrimPrefix(first.url, "http://") + fmt.Sprintf(" accepted the event %s on the channel %s.\n", event.name, event.channel); err != nil || string(out) != want {
 		t.Fatalf("%s: %v, printed %s, want %s", lines[0][0], err, out, want)
 	}
 	if got := client.Next(t); !strings.Contains(got, "hello world") {
@@ -167,8 +168,6 @@ func TestSecondTerminal(t *testing.T) {
 	cmd := command(flag, "127.0.0.1:0") // the next port can be in use
 	cmd.Env = []string{lines[1][1]}
 	second := startCommand(t, cmd)
-	event := sampleEvent(t)
-	client = pushertest.Subscribe(t, first.url, "local", event.channel)
 	pushertest.Request(t, "POST", second.url+"/pusher")
 	if got := client.Next(t); !strings.Contains(got, event.message) {
 		t.Errorf("a click in the second instance sent %s", got)
