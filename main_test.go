@@ -510,7 +510,7 @@ func TestCommandLine(t *testing.T) {
 		{"bad port", map[string]string{"PORT": "http"}, nil, "", "PORT"},
 		{"bad URL", map[string]string{"PUSHER_URL": "https://k:hush@api-eu.pusher.com"}, nil, "", "PUSHER_URL"},
 		{"port in use", map[string]string{"PORT": port}, nil, "", "is already in use by another program: stop it, or choose another address with -addr :"},
-		{"debug in another folder", map[string]string{"PORT": "0"}, []string{"-debug"}, "", "start in the folder of the source code"},
+		{"debug in another folder", map[string]string{"PORT": "0"}, []string{"-debug"}, "", "start the app in the folder with its source code"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,7 +1,7 @@
 // A click asks this site's server to trigger an event. Pusher delivers the event over a
 // WebSocket to every open page, including this one, and each page shows its message in an alert.
 //
-// This file has everything that concerns Pusher. connection.js keeps the page connected and
+// This file contains the essential Pusher code. connection.js keeps the page connected and
 // explains errors; kaomoji.js animates the kaomoji and shows the alerts one at a time.
 
 import { connectionOptions, loadPusher, reportClick, watchConnection } from './connection.js';

@@ -1,10 +1,10 @@
 // Fallback for when pusher-js can't be loaded: the parts of its API that app.js and
 // connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // without a connection or a close code, until the state is "unavailable"
+const UNAVAILABLE_MS = 10_000; // until the state is "unavailable", if there is no connection or close code
 const ATTEMPT_MS = 15_000; // for one attempt to connect, including the handshake
 const RETRY_MS = 1_000; // before the first attempt to reconnect
-const RETRY_MAX_MS = 10_000; // before later attempts
+const RETRY_MAX_MS = 10_000; // the longest wait before later attempts, without the random part
 
 class Emitter {
   #callbacks = new Map();
@@ -68,7 +68,7 @@ class Connection extends Emitter {
   #timer; // for the next step: open the socket, ping, or give up
   #unavailableTimer;
   #activityTimeout; // ms without a message before a ping
-  #serverTimeout; // the server's limit for the same
+  #serverTimeout; // ms; the activity timeout that the server sent
   #pongTimeout;
   #failures = 0; // consecutive attempts that failed
   #openedAt = -Infinity;
@@ -161,9 +161,9 @@ class Connection extends Emitter {
   }
 
   // delay returns how long to wait before the next attempt. After a close code 42xx it is 0,
-  // unless the last attempt was less than a second ago. Otherwise it is a second, and twice as
-  // long after each failure. Some of it is random, because all pages lose their server at the
-  // same time and should not all reconnect at once.
+  // unless the last attempt was less than a second ago. Otherwise it starts at one second and
+  // doubles with each failure, up to RETRY_MAX_MS. Part of it is random, so that pages that lost
+  // their server at the same time don't all reconnect at once.
   #delay(code) {
     if (code >= 4200 && performance.now() - this.#openedAt > RETRY_MS) return 0;
     return Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
@@ -198,8 +198,8 @@ class Connection extends Emitter {
   }
 }
 
-// serverURL returns the WebSocket's URL. Like pusher-js, a page loaded over TLS never
-// connects without TLS.
+// serverURL returns the WebSocket's URL. Like pusher-js, it always uses TLS if the
+// page was loaded over TLS.
 function serverURL(key, { cluster, wsHost = `ws-${cluster}.pusher.com`, wsPort = 80, wssPort = 443, wsPath = '', forceTLS = true }) {
   const tls = forceTLS || location.protocol === 'https:';
   const origin = tls ? `wss://${wsHost}:${wssPort}` : `ws://${wsHost}:${wsPort}`;

@@ -10,13 +10,13 @@ const LOAD_MS = 3_000; // for pusher-js to load
 const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
 const PONG_MS = 12_000; // for a pong, before the connection counts as dead
 const RETRY_MS = 200; // before the first attempt to reconnect after a failed one
-const RETRY_MAX_MS = 10_000; // before later attempts
+const RETRY_MAX_MS = 10_000; // the longest wait before later attempts, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
 const problem = document.getElementById('problem');
 
-// Browsers without this function are older than index.html asks for; its text then stays.
+// Browsers without this function are older than index.html requires; its text then stays.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
 show('connecting', 'Connecting…');
 
@@ -185,7 +185,7 @@ export function watchConnection(pusher, channel) {
 
 function explainUnavailable() {
   const origin = isHosted() ? '' : `, or the server may not accept pages from ${location.origin}`;
-  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. If another network or browser doesn't help, the site owner should check that address.`;
+  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. If another network or browser doesn't help, the site owner should check the server's address.`;
 }
 
 // explainRejection returns the state and the text to show for a Channels close code.
@@ -244,7 +244,7 @@ async function whyFailed(request, flight) {
     if (flight.arrived) return '';
     console.error(error);
     if (error.name === 'TimeoutError') return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';
-    if (!navigator.onLine) return "The server can't be reached: this device is offline.";
+    if (!navigator.onLine) return "This device is offline, so the server can't be reached. Go online, then click again.";
     return "The server can't be reached. Check that it is running, then click again.";
   }
 }

@@ -74,7 +74,7 @@ async function alertAll() {
     showAlert();
     alerts++;
     setTimeout(() => remove(flight), STAY_MS);
-    await nextTask(); // lets events in that arrived during the alert
+    await nextTask(); // lets the page handle events that arrived during the alert
     await pauseIfVisible(REST_MS);
   }
   alerting = false;
@@ -83,7 +83,7 @@ async function alertAll() {
 // writeTrace writes the number of crashes on the page, for people who saw no alert.
 function writeTrace() {
   trace.textContent = `Crashes: ${crashes}, the last at ${new Date().toLocaleTimeString()}.`;
-  if (skipped) trace.textContent += ` Not alerted, because too many came at once: ${skipped}.`;
+  if (skipped) trace.textContent += ` Crashes without an alert, because too many came at once: ${skipped}.`;
 }
 
 function newFlight(button) {

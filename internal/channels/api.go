@@ -79,16 +79,16 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 // decode authenticates a request and decodes its JSON body. It reads the body only if the
 // signature is valid, so that only authenticated clients can send one.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
-	query := r.URL.Query() // without what is malformed: such a request has no valid signature
+	query := r.URL.Query() // without malformed parameters, which are ignored
 	if err := s.authenticate(r, query); err != nil {
 		return err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
-		return fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes", maxBody)
+		return fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes: send fewer or smaller events", maxBody)
 	case err != nil:
-		return fail(http.StatusBadRequest, "The body is incomplete")
+		return fail(http.StatusBadRequest, "The body is incomplete: send all of it")
 	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // signed, so not a secret
 		return fail(http.StatusUnauthorized, "Invalid body_md5: it must be the MD5 of the body, in hex")
 	}
@@ -97,7 +97,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	case errors.As(err, &mismatch):
 		return fail(http.StatusBadRequest, "Invalid body: %.80s can't be a JSON %.20s", cmp.Or(mismatch.Field, "it"), mismatch.Value)
 	case err != nil:
-		return fail(http.StatusBadRequest, "The body is not JSON")
+		return fail(http.StatusBadRequest, "The body is not JSON: send a JSON object")
 	}
 	return nil
 }
@@ -129,7 +129,7 @@ func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	case r.PathValue("id") != s.app.ID:
 		return fail(http.StatusNotFound, "Unknown app: this server has no app with the ID %.40q", r.PathValue("id"))
 	case query.Get("auth_key") != s.app.Key:
-		return fail(http.StatusBadRequest, "Unknown auth_key")
+		return fail(http.StatusBadRequest, "Unknown auth_key: it must be this app's key")
 	case query.Get("auth_version") != "1.0":
 		return fail(http.StatusUnauthorized, "Unknown auth_version: it must be 1.0")
 	case err != nil:
@@ -164,13 +164,13 @@ func (e *event) validate() *apiError {
 	}
 	switch {
 	case e.Name == "":
-		return fail(http.StatusBadRequest, "The event has no name")
+		return fail(http.StatusBadRequest, "The event has no name: set name")
 	case utf8.RuneCountInString(e.Name) > maxEventName:
 		return fail(http.StatusBadRequest, "The event's name is over %d characters", maxEventName)
 	case len(e.Channels) == 0:
 		return fail(http.StatusBadRequest, "The event has no channel: set channels, or channel")
 	case len(e.Channels) > maxEventChannels:
-		return fail(http.StatusBadRequest, "An event goes to at most %d channels, not %d", maxEventChannels, len(e.Channels))
+		return fail(http.StatusBadRequest, "An event may have at most %d channels, not %d", maxEventChannels, len(e.Channels))
 	case e.Data == nil:
 		return fail(http.StatusBadRequest, "The event has no data: set it to a string")
 	case len(*e.Data) > maxEventData:

@@ -102,7 +102,7 @@ func (c *connection) write() {
 
 // closeWith sends what is queued and then a close frame. The connection ends when the
 // client has ended its side, or after closeTimeout. The code tells pusher-js whether
-// and when to reconnect. The reason is in ASCII; what doesn't fit a control frame is cut.
+// and when to reconnect. The reason must be ASCII; it is cut to fit a control frame.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +241,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // a client can send any of 2,000 codes
+	c.closeWith(slog.LevelDebug, code, "") // debug, because each code is another message
 	return errClosed
 }
 

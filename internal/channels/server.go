@@ -148,7 +148,7 @@ func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.connections {
-		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // debug, because it closes all
+		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // debug: one line each
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -167,7 +167,7 @@ func (s *Server) Close() {
 // pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !isHandshake(r.Header) {
-		s.log.Info("WebSocket handshake failed: a proxy must forward the headers Upgrade and Connection")
+		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make it forward the headers Upgrade and Connection")
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Sec-WebSocket-Version", "13")
@@ -254,7 +254,7 @@ func (s *Server) refusal(c *connection, r *http.Request) (code ws.StatusCode, re
 	return 0, ""
 }
 
-// remove forgets c and its subscriptions.
+// remove unregisters c and removes its subscriptions.
 func (s *Server) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,7 +268,7 @@ func (s *Server) remove(c *connection) {
 	s.open.Done()
 }
 
-// subscribe adds c to the subscribers of a channel, and tells it so.
+// subscribe adds c to the subscribers of a channel and sends it the confirmation.
 func (s *Server) subscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,8 +345,8 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections periodically, until the server is closed. With this one timer,
-// connections need no timers and deadlines of their own.
+// sweep checks all connections periodically, until the server is closed. Because of this one
+// timer, open connections need no timers or deadlines of their own.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -89,7 +89,7 @@ func TestEventsDuringAlert(t *testing.T) {
 			for range 10 {
 				p.wantAlert()
 			}
-			p.await("/^Crashes: 51, .* Not alerted, because too many came at once: 40\\.$/.test(document.getElementById('trace').textContent)")
+			p.await("/^Crashes: 51, .* Crashes without an alert, because too many came at once: 40\\.$/.test(document.getElementById('trace').textContent)")
 			pushertest.Request(t, "POST", app.url+"/pusher")
 			p.wantAlert()
 			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 52,')")
@@ -150,7 +150,7 @@ func TestClickWithoutEvent(t *testing.T) {
 			p.await("!!document.querySelector('.push.away')")
 			p.awaitProblem("the event has not reached this page")
 			if took := time.Since(began); took > 20*time.Second {
-				t.Errorf("it took %v", took)
+				t.Errorf("the page reported the click after %v", took)
 			}
 			p.await("!document.querySelector('.push.away')")
 		})

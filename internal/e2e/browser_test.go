@@ -63,7 +63,7 @@ func browser(t testing.TB) context.Context {
 	return ctx
 }
 
-// The first test that needs a page first checks the basics. If the page is broken, that test
+// Before it runs, the first test that needs a page checks the basics. If that fails, the test
 // fails, and all others are skipped instead of timing out one by one.
 var (
 	tryPage    sync.Once

@@ -15,8 +15,8 @@ import (
 
 // Headers sets the security headers of every response. The page may load pusher-js from its CDN,
 // and may otherwise use its own origin only; connect lists more origins that it may connect to.
-// If a trusted proxy received the request over TLS, the response makes browsers use TLS for a
-// year (RFC 6797).
+// If a trusted proxy received the request over TLS, the response tells browsers to use TLS for
+// a year (RFC 6797).
 func Headers(trustProxy bool, connect []string, next http.Handler) http.Handler {
 	policy := "script-src 'self' https://js.pusher.com/8.6.0/; " +
 		strings.Join(append([]string{"connect-src 'self'"}, connect...), " ") + "; " +

@@ -26,8 +26,8 @@ func LimitMemory(gcPercent int) {
 
 // memory returns how many bytes of memory this process may use: the machine's, or the
 // limit of its cgroup (version 1 or 2) if that is lower. On systems without /proc, such
-// as macOS and Windows, it returns 1 GB. It reads the files by itself, because a Heroku dyno
-// has memory.limit_in_bytes without a mounted cgroup file system, which libraries look for.
+// as macOS and Windows, it returns 1 GB. It uses no library, because libraries look for a
+// mounted cgroup file system, and a Heroku dyno has only memory.limit_in_bytes.
 func memory(system fs.FS) int64 {
 	read := func(name string) string {
 		text, _ := fs.ReadFile(system, name)

@@ -32,8 +32,8 @@ func StopContext(parent context.Context) context.Context {
 
 // Serve serves handler on listener until ctx is done. Then it accepts no more connections, and
 // gives in-flight requests 6 s to finish. Hijacked connections, such as WebSockets, stay open. It
-// allows as many other connections as fit in memory (2,340 in 512 MB, but at least 400), but at
-// most a quarter of the limit on open files.
+// allows as many other connections as fit in memory (2,340 in 512 MB; at least 400), and at most
+// a quarter as many as the limit on open files.
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
 	// A connection was measured to use 13 KB while idle, 150 KB while it receives 8 KB of tiny
 	// headers, and half as much again until the next garbage collection.
@@ -58,8 +58,8 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 
 // newServer returns a server for handler that limits slow clients, headers (8 KB, else 431), and
 // open connections (n, without hijacked ones). To make room for a new connection, it closes the
-// one that has waited longest for a request's headers. On shutdown, it closes all that wait, such
-// as those that browsers open in advance; net/http alone would wait 5 s for each.
+// one that has waited longest for a request's headers. On shutdown, it closes all that
+// wait, such as those that browsers open in advance; net/http alone would wait up to 5 s for them.
 func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 	s := &http.Server{
 		Handler:        handler,

@@ -26,7 +26,7 @@ import (
 const (
 	callTimeout = 5 * time.Second // for connecting, sending, and reading the response
 	dialTimeout = 3 * time.Second // for DNS and TCP
-	maxResponse = 64 << 10        // bytes; the API's responses are a few
+	maxResponse = 64 << 10        // bytes; the API's responses have only a few
 )
 
 // NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A
@@ -70,7 +70,7 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return respond(resp.StatusCode, resp.Header, body)
 }
 
-// respond returns a response with the status 2xx, and a *callError for any other.
+// respond returns a response if the status is 2xx, and otherwise a *callError.
 func respond(status int, header http.Header, body []byte) (*http.Response, error) {
 	if status < 200 || status > 299 {
 		date, _ := http.ParseTime(header.Get("Date"))
@@ -86,7 +86,7 @@ type callError struct {
 	connected bool        // false if the request was never sent
 	wasIdle   bool        // whether the connection was idle before
 	responded atomic.Bool // whether the server sent any byte of a response
-	status    int         // of the response; 0 if that is incomplete
+	status    int         // of the response; 0 without a complete response
 	date      time.Time   // of the response, by the server's clock; zero if unknown
 }
 
@@ -151,7 +151,7 @@ func Explain(err error, server string) (status int, text string) {
 	return status, strings.ToUpper(text[:1]) + text[1:]
 }
 
-// cause is a cause of failed calls, and what Explain says if it applies. {server} stands for
+// cause is why calls fail, and the text that Explain returns if it applies. {server} stands for
 // the server's name, {status} for the status of its response, and {clock} for how far this
 // machine's clock is off.
 type cause struct {
@@ -159,9 +159,9 @@ type cause struct {
 	text    string
 }
 
-// causes are all causes. The first that applies counts; the last always applies.
+// causes lists all causes. Explain uses the first that applies; the last always applies.
 var causes = []cause{
-	{says(`^status .*timestamp expired`), "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set it: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
+	{says(`^status .*timestamp expired`), "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
 	{says(`^status .*signature`), wrongSecret}, // before auth_key, which such errors mention too
 	{says(`^status (404|.*(auth_key|app key|app_id|unknown app))`), "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App Keys page on the Pusher dashboard, or with the server's configuration."},
 	{says(`^status .*(http request to an https server|plain http)`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
@@ -189,7 +189,7 @@ var causes = []cause{
 
 	{says(`certificate has expired`), "The TLS certificate of {server} has expired or is not valid yet, so the event was not sent. Check this machine's clock first; if it is right, the certificate must be renewed."},
 	{is[x509.HostnameError], "The TLS certificate of {server} is for another host name, so the event was not sent. Check the host."},
-	{is[x509.UnknownAuthorityError], "The TLS certificate of {server} is signed by an unknown authority, so the event was not sent. Install the authority's certificate, or set SSL_CERT_FILE to its file."},
+	{is[x509.UnknownAuthorityError], "The TLS certificate of {server} is signed by an unknown authority, so the event was not sent. Install the authority's certificate or, on Linux, set SSL_CERT_FILE to its file."},
 	{is[*tls.CertificateVerificationError], "The TLS certificate of {server} is not valid, so the event was not sent. Check the host, and this machine's clock."},
 	{is[tls.RecordHeaderError], "{server} does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL or SECURE = False in app.cfg."},
 	{says(`malformed HTTP|invalid character|body too large`), "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."},

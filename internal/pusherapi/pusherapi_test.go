@@ -295,7 +295,7 @@ func TestTimeout(t *testing.T) {
 				start := time.Now()
 				err := newClient("http://x", serve(t, &http.Server{Handler: handler}, 0)).Trigger("c", "e", "d")
 				if took := time.Since(start); took != callTimeout {
-					t.Errorf("it took %v", took)
+					t.Errorf("the call took %v", took)
 				}
 				wantExplained(t, err, 504, "did not respond in time, so it is not known whether the event was sent")
 			})

@@ -43,7 +43,7 @@ func (v setting) String() string {
 
 // identify returns the known name for v.name. If there is none, it returns "" and adds a
 // warning, which shows v.name unless that could be a secret in the wrong place. In the
-// environment, only names that begin with PUSHER are probably meant for this program.
+// environment, it warns only about names that begin with PUSHER: others have other purposes.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
 	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
@@ -62,8 +62,8 @@ func (s *Settings) identify(v setting) string {
 	return ""
 }
 
-// readFile adds the settings in a file of NAME=value lines to values. It ignores other names,
-// with a warning, but requires that their lines are well formed too. It leaves out empty
+// readFile adds the settings in a file of NAME=value lines to values. It ignores unknown
+// names with a warning, but their lines must be well formed too. It leaves out empty
 // values.
 func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 	data, err := os.ReadFile(filepath.Join(dir, file))
@@ -109,7 +109,7 @@ var (
 )
 
 // parseLine returns the name and the value in a line, or a problem, which an error message
-// states after the place. All three are empty for a blank line and for a comment.
+// states after the file and line. All three are empty for a blank line and for a comment.
 //
 // parseLine passes each line to godotenv separately, so that an unclosed quote can't extend
 // into the next line. It first rejects or handles lines that godotenv would misread: the value

@@ -31,7 +31,7 @@ type Settings struct {
 
 	Host      string // host[:port] of the HTTP API
 	Secure    bool   // call the HTTP API over HTTPS: always true for Pusher
-	Cluster   string // Pusher cluster for the page; mostly empty for a self-hosted server
+	Cluster   string // Pusher cluster for the page; usually empty for a self-hosted server
 	SocketURL string // ws[s]://host[:port][/prefix] of a self-hosted server, for the page
 
 	Addr       string   // address to listen on: ":PORT", or "127.0.0.1:5000" without PORT
@@ -58,9 +58,9 @@ func (s Settings) ConnectOrigins() []string {
 	}
 }
 
-// Load reads the settings from environ, in the form of [os.Environ], from .env in dir,
-// which environ overrides, and from app.cfg in dir, unless PUSHER_URL is set. An empty
-// value counts as unset. If Load returns an error, only the Warnings are valid.
+// Load reads the settings from environ (in the form of [os.Environ]), .env in dir and, unless
+// PUSHER_URL is set, app.cfg in dir. environ overrides .env. An empty value counts as unset.
+// If Load returns an error, only the Warnings are valid.
 func Load(environ []string, dir string) (Settings, error) {
 	s := Settings{Addr: "127.0.0.1:5000"}
 	values := map[string]setting{}
@@ -178,10 +178,10 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL, if the secret is percent-encoded.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // for these, examples show placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // their examples are placeholders
 )
 
-// rules say which values are invalid. An error consists of their places and the text.
+// rules say which values are invalid. An error says where the values are set, then the text.
 //
 // pusher-http-go puts ID and key into the request's URL unescaped, and so does pusher-js
 // with the key, so neither may contain characters that are special in URLs.
@@ -204,7 +204,7 @@ var rules = []struct {
 	{"SECRET", quoted, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
 	{"SECRET", matches(`[^\pL\pM\pN\pP\pS]`), "must not contain a space, a line break or an invisible character: copy it again, without surrounding characters"},
 	{"CLUSTER PUSHER_CLUSTER", matches(`[^a-z0-9-]|^(api|ws)?-|-$`), "is not the name of a cluster: use the short name that the dashboard shows, in lower case, such as eu or mt1"},
-	{"HOST", not(isHost), "is not a host: use only a host or host:port, such as localhost:6001, and nothing before or after it"},
+	{"HOST", not(isHost), "is not a host: use only a host or host:port, such as localhost:6001, without a scheme, path or spaces"},
 
 	{"PORT", not(isPort), "is not a port: set it to a number from 0 (any free port) to 65535, such as 8080, or remove it"},
 	{"RATE_LIMIT", not(isRate), "is not a rate: set it to the max clicks per second per client address, from 0 (unlimited) to 1000000, or remove it for the default, 1"},
@@ -255,7 +255,7 @@ func isPort(value string) bool {
 
 func isRate(value string) bool {
 	rate, err := strconv.ParseFloat(value, 64)
-	return err == nil && rate >= 0 && rate <= 1e6 // unlike NaN
+	return err == nil && rate >= 0 && rate <= 1e6 // false for NaN
 }
 
 func isHost(value string) bool { return hostOf(value) != "" }

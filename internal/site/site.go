@@ -19,9 +19,9 @@ import (
 
 const maxFileSize = 4 << 20 // bytes
 
-// New reads the template and all files of static/ from a file system, except names that
-// begin with a dot and anything but regular files. It renders the page with data, and
-// returns a handler that serves all from memory.
+// New reads the template, and the regular files in static/ whose names don't begin with a
+// dot, from a file system. It renders the page with data, and returns a handler that serves
+// the page and the files from memory.
 func New(from fs.FS, data any) (http.Handler, error) {
 	text, err := read(from, "templates/index.html")
 	if err != nil {
@@ -54,15 +54,15 @@ func New(from fs.FS, data any) (http.Handler, error) {
 }
 
 // NewDebug returns a handler for development: it reads and renders the files in dir again
-// for every request. An error in one of them is shown in place of all. It is an error if
-// dir contains no template.
+// for every request. If one of them has an error, every response shows it. NewDebug
+// returns an error if dir contains no template.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links can't lead out of it
 	if err == nil {
 		_, err = root.Stat("templates/index.html")
 	}
 	if err != nil {
-		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start in the folder of the source code")
+		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start the app in the folder with its source code")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		all, err := New(root.FS(), data)

@@ -225,7 +225,7 @@ func TestNewDebug(t *testing.T) {
 			t.Errorf("%s with %q: %d %q", tt.path, tt.text, status, body)
 		}
 	}
-	if _, err := NewDebug(t.TempDir(), data); err == nil || !strings.Contains(err.Error(), "start in the folder of the source code") {
+	if _, err := NewDebug(t.TempDir(), data); err == nil || !strings.Contains(err.Error(), "start the app in the folder with its source code") {
 		t.Errorf("in another folder: %v", err)
 	}
 }
