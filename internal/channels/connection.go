@@ -203,18 +203,20 @@ func (c *connection) readMessages() error {
 		case err != nil:
 		case header.OpCode.IsControl():
 			err = c.control(header, frames)
-		case header.OpCode == ws.OpText:
+		case header.OpCode != ws.OpText:
+			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Only text messages are supported.")
+			err = frames.Discard()
+		case !c.accept(1, 0):
+			err = frames.Discard() // keeps nothing in memory
+		default:
 			var text []byte
-			if text, err = io.ReadAll(frames); err == nil && c.accept(1, 0) {
+			if text, err = io.ReadAll(frames); err == nil {
 				// Use another goroutine, because decoding JSON needs a stack of 8 KB,
 				// which this goroutine would keep as long as the connection is open.
 				var handled sync.WaitGroup
 				handled.Go(func() { c.handle(text) })
 				handled.Wait()
 			}
-		default:
-			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Only text messages are supported.")
-			err = frames.Discard()
 		}
 		if err != nil {
 			return err
