@@ -57,7 +57,14 @@ func (s *Settings) identify(v setting) string {
 		if !plainName.MatchString(v.name) {
 			v.name = "a name"
 		}
-		s.Warnings = append(s.Warnings, fmt.Sprintf("%s is not a setting and is ignored: valid names are %s", v, strings.Join(names, ", ")))
+		problem := "is not a setting and is ignored: valid names are " + strings.Join(names, ", ")
+		switch {
+		case v.file == "app.cfg" && slices.Contains(envNames, v.name):
+			problem = "is ignored in this file: set it in .env or in the environment"
+		case v.file == ".env" && slices.Contains(cfgNames, short):
+			problem = "is ignored in this file: set it in app.cfg"
+		}
+		s.Warnings = append(s.Warnings, v.String()+" "+problem)
 	}
 	return ""
 }
@@ -126,7 +133,7 @@ func parseLine(line string) (name, value, problem string) {
 	case m[3] == "":
 		return m[1], "", ""
 	case !valuePattern.MatchString(m[3]):
-		return m[1], "", "must have its whole value in one pair of quotes (single quotes around double ones, or the other way round), with nothing after it but a # comment"
+		return m[1], "", "must have its whole value in one pair of quotes, with nothing after it but a # comment: close the quote, or use the other kind around a value that contains quotes"
 	}
 	values, _ := godotenv.Unmarshal(escape.Replace(line)) // its error quotes the line
 	value, ok := values[m[1]]
