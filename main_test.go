@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -143,78 +142,6 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// Unusual requests, which no browser sends, get a short error that reveals nothing.
-func TestOddRequests(t *testing.T) {
-	server := startApp(t, nil)
-	tests := []struct {
-		request string // the request line, and headers if any
-		status  int
-		header  string // a header that the response must have
-	}{
-		{"GET / HTTP/1.0", 200, ""},
-		{"POST /pusher HTTP/1.0", 200, ""},
-		{"GET /static/app.js HTTP/1.0\r\nConnection: keep-alive", 200, "Connection: keep-alive"},
-		{"GET / HTTP/1.1", 400, ""}, // without Host
-		{"GET / HTTP/3.0", 505, ""},
-		{"GET /", 400, ""},
-		{"OPTIONS / HTTP/1.0", 405, "Allow: GET, HEAD"},
-		{"OPTIONS /pusher HTTP/1.0", 405, "Allow: POST"},
-		{"TRACE / HTTP/1.0", 405, "Allow: GET, HEAD"},
-		{"PROPFIND /static/app.js HTTP/1.0", 405, "Allow: GET, HEAD"},
-		{"get / HTTP/1.0", 405, "Allow: GET, HEAD"},
-		{"G@T / HTTP/1.0", 400, ""},
-		{"CONNECT example.org:443 HTTP/1.0", 405, "Allow: GET, HEAD"},
-		{"GET http://elsewhere.example/app.cfg HTTP/1.0", 404, ""},
-		{"GET /static HTTP/1.0", 307, "Location: /static/"},
-		{"GET /static/ HTTP/1.0", 404, ""},
-		{"GET /static/. HTTP/1.0", 307, "Location: /static/"},
-		{"GET /static/../../app.cfg HTTP/1.0", 307, "Location: /app.cfg"},
-		{"GET /static/..%2f..%2fmain.go HTTP/1.0", 404, ""},
-		{"GET /static/..%5c..%5cmain.go HTTP/1.0", 404, ""},
-		{"GET /static/%00app.js HTTP/1.0", 404, ""},
-		{"GET /static/app.js/ HTTP/1.0", 404, ""},
-		{"GET /static/APP.JS HTTP/1.0", 404, ""},
-		{"GET //elsewhere.example/ HTTP/1.0", 307, "Location: /elsewhere.example/"},
-		{"GET /%2f%2felsewhere.example HTTP/1.0", 404, ""},
-		{"GET /\\elsewhere.example HTTP/1.0", 404, ""},
-		{"GET /.env HTTP/1.0", 404, ""},
-		{"GET /.git/config HTTP/1.0", 404, ""},
-		{"GET /debug/pprof/ HTTP/1.0", 404, ""},
-		{"GET /apps/1/channels HTTP/1.0", 404, ""},
-		{"GET /app HTTP/1.0", 307, "Location: /app/"},
-		{"GET /app/ HTTP/1.0", 404, ""},
-		{"GET /app/local/more HTTP/1.0", 404, ""},
-		{"POST /pusher HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: gzip\r\nConnection: close", 501, ""},
-		{"POST /pusher HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\nConnection: close", 400, ""},
-	}
-	for _, tt := range tests {
-		t.Run(strings.ReplaceAll(tt.request, "\r\n", "; "), func(t *testing.T) {
-			conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			io.WriteString(conn, tt.request+"\r\n\r\n")
-			in := bufio.NewReader(conn)
-			resp, err := http.ReadResponse(in, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			body, err := io.ReadAll(resp.Body)
-			if err != nil {
-				t.Error(err)
-			}
-			name, value, _ := strings.Cut(tt.header, ": ")
-			if resp.StatusCode != tt.status || name != "" && resp.Header.Get(name) != value {
-				t.Errorf("status %d, %v; want %d, %s", resp.StatusCode, resp.Header, tt.status, tt.header)
-			}
-			if tt.status >= 400 && (len(body) > 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")) {
-				t.Errorf("the error is %s: %q", resp.Header.Get("Content-Type"), body)
-			}
-		})
-	}
-}
-
 // The page and its Content-Security-Policy name the Channels server from the settings.
 func TestPageUsesConfiguredServer(t *testing.T) {
 	tests := []struct {
@@ -339,63 +266,6 @@ func TestManyClicksAtOnce(t *testing.T) {
 	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks at once. Wait a second, then click again.")
 	if ok == 0 || ok+busy != 300 || len(upstream.Events()) != ok {
 		t.Errorf("%d events for these responses: %v", len(upstream.Events()), got.Responses())
-	}
-}
-
-// While the Channels server restarts, each click gets a response, each "ok" is one event, and
-// each error says whether the event was sent, as far as that is known.
-func TestUpstreamRestartsDuringClicks(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		stop func(*http.Server) error
-	}{
-		{"graceful", func(s *http.Server) error { return s.Shutdown(t.Context()) }},
-		{"abrupt", (*http.Server).Close},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			upstream := pushertest.NewServer(t)
-			app := startApp(t, map[string]string{"PUSHER_URL": upstream.PusherURL, "RATE_LIMIT": "0"})
-			var got pushertest.Clicks
-			var clicks sync.WaitGroup
-			restarted := make(chan bool)
-			for range 50 {
-				clicks.Go(func() {
-					for again := 3; again > 0; {
-						got.Click(app.URL)
-						select {
-						case <-restarted:
-							again--
-						default:
-						}
-					}
-				})
-			}
-			pushertest.WaitFor(t, "clicks", func() bool { return len(upstream.Events()) > 100 })
-			tt.stop(upstream.HTTP.Config)
-			pushertest.WaitFor(t, "a click to fail", func() bool { return got.Count("refused the connection") > 0 })
-			listener, err := net.Listen("tcp", upstream.HTTP.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			second := &http.Server{Handler: upstream.HTTP.Config.Handler}
-			defer second.Close()
-			go second.Serve(listener)
-			before := got.Count("200 ok")
-			close(restarted)
-			clicks.Wait()
-
-			ok, unknown := got.Count("200 ok"), got.Count("not known whether the event was sent")+got.Count("probably not sent")
-			failed := got.Count("502 ") + got.Count("503 ") + got.Count("504 ")
-			if got.Count("") != ok+failed {
-				t.Errorf("some clicks got no response: %v", got.Responses())
-			}
-			if events := len(upstream.Events()); events < ok || events > ok+unknown || tt.name == "graceful" && events != ok {
-				t.Errorf("%d events for these responses: %v", events, got.Responses())
-			}
-			if ok == before {
-				t.Error("no click succeeded after the restart")
-			}
-		})
 	}
 }
 

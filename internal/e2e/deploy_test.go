@@ -223,3 +223,60 @@ func TestProcfile(t *testing.T) {
 		t.Errorf("the log: %s", log)
 	}
 }
+
+// While the Channels server restarts, each click gets a response, each "ok" is one event, and
+// each error says whether the event was sent, as far as that is known.
+func TestUpstreamRestartsDuringClicks(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		stop func(*http.Server) error
+	}{
+		{"graceful", func(s *http.Server) error { return s.Shutdown(t.Context()) }},
+		{"abrupt", (*http.Server).Close},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			upstream := pushertest.NewServer(t)
+			app := start(t, "PUSHER_URL="+upstream.PusherURL, "RATE_LIMIT=0")
+			var got pushertest.Clicks
+			var clicks sync.WaitGroup
+			restarted := make(chan bool)
+			for range 50 {
+				clicks.Go(func() {
+					for again := 3; again > 0; {
+						got.Click(app.url)
+						select {
+						case <-restarted:
+							again--
+						default:
+						}
+					}
+				})
+			}
+			pushertest.WaitFor(t, "clicks", func() bool { return len(upstream.Events()) > 100 })
+			tt.stop(upstream.HTTP.Config)
+			pushertest.WaitFor(t, "a click to fail", func() bool { return got.Count("refused the connection") > 0 })
+			listener, err := net.Listen("tcp", upstream.HTTP.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			second := &http.Server{Handler: upstream.HTTP.Config.Handler}
+			defer second.Close()
+			go second.Serve(listener)
+			before := got.Count("200 ok")
+			close(restarted)
+			clicks.Wait()
+
+			ok, unknown := got.Count("200 ok"), got.Count("not known whether the event was sent")+got.Count("probably not sent")
+			failed := got.Count("502 ") + got.Count("503 ") + got.Count("504 ")
+			if got.Count("") != ok+failed {
+				t.Errorf("some clicks got no response: %v", got.Responses())
+			}
+			if events := len(upstream.Events()); events < ok || events > ok+unknown || tt.name == "graceful" && events != ok {
+				t.Errorf("%d events for these responses: %v", events, got.Responses())
+			}
+			if ok == before {
+				t.Error("no click succeeded after the restart")
+			}
+		})
+	}
+}
