@@ -35,7 +35,7 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// A click triggers this event. The page subscribes to the channel and alerts the message.
+// A click triggers this event, and every open page shows its message in an alert.
 const (
 	channel = "channel1"
 	event   = "event1"
@@ -279,7 +279,7 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set + "go run . trigger " + channel + " " + event + "\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// serverName returns the Channels server's name for messages. Visitors of the page see these
+// serverName returns the Channels server's name for messages. Visitors to the page see these
 // messages, so the name never includes the host of a self-hosted server.
 func serverName(config settings.Settings) string {
 	switch {
@@ -297,8 +297,8 @@ Pusher Channels.
 
   pusher-sample [-addr HOST:PORT] [-debug]          serve the page
   pusher-sample trigger [CHANNEL [EVENT [DATA]]]    trigger one event and print the
-                                                    result; by default test_channel
-                                                    my_event {"message":"hello world"}
+                                                    result (default: test_channel
+                                                    my_event {"message":"hello world"})
 
 Settings are environment variables, or NAME=value lines in .env:
 

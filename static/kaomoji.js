@@ -3,7 +3,7 @@
 
 const CRASH_MS = 100; // from an event to its alert, in a visible page
 const REST_MS = 300; // between two alerts, so that the page stays usable
-const STAY_MS = 1_000; // for which a crash stays visible after its alert
+const STAY_MS = 1_000; // how long a crash stays visible after its alert
 const BACK_MS = 600; // for a kaomoji to return to its button
 const EVENT_MS = 4_000; // for the event of an accepted click to arrive
 const MAX_QUEUED = 10; // crashes that may wait while an alert is open
@@ -35,7 +35,7 @@ export function turnBack(flight) {
   setTimeout(() => remove(flight), BACK_MS);
 }
 
-// eventArrives resolves to whether the event of a flight arrives in time. The time while an
+// eventArrives resolves to whether the event of a flight arrives in time. Time during which an
 // alert is open does not count.
 export async function eventArrives(flight) {
   let before;

@@ -77,7 +77,7 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 }
 
 // decode authenticates a request and decodes its JSON body. It reads the body only if the
-// signature is valid, so that only authenticated clients can send one.
+// signature is valid, so that only authenticated clients can make it read one.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
 	query := r.URL.Query() // without malformed parameters, which are ignored
 	if err := s.authenticate(r, query); err != nil {

@@ -100,7 +100,7 @@ func (c *connection) write() {
 	c.queue = nil // an idle connection holds no memory for frames
 }
 
-// closeWith sends what is queued and then a close frame. The connection ends when the
+// closeWith sends the queued frames and then a close frame. The connection ends when the
 // client has ended its side, or after closeTimeout. The code tells pusher-js whether
 // and when to reconnect. The reason must be ASCII; it is cut to fit a control frame.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
@@ -123,8 +123,8 @@ func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason s
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
 
-// drop closes the connection of a client that reads too slowly. It discards what is
-// queued, so that the client can still receive the reason. The caller holds c.mu.
+// drop closes the connection of a client that reads too slowly. It discards the queued
+// frames, so that the client can still receive the reason. The caller holds c.mu.
 func (c *connection) drop() {
 	if c.closing {
 		return
@@ -247,8 +247,8 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	return errClosed
 }
 
-// closeCode returns the close code and the reason for a violation of RFC 6455, and the level at
-// which to log it.
+// closeCode returns the close code and the reason for an error of readMessages, and the level at
+// which to log them.
 func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	switch {
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):

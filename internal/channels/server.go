@@ -167,7 +167,7 @@ func (s *Server) Close() {
 // pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !isHandshake(r.Header) {
-		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make it forward the headers Upgrade and Connection")
+		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make the proxy forward the Upgrade and Connection headers")
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Sec-WebSocket-Version", "13")
@@ -205,8 +205,8 @@ func isHandshake(h http.Header) bool {
 		h.Get("Sec-WebSocket-Version") == "13"
 }
 
-// admit registers c and sends it the first message: that the connection is
-// established, or why it is closed. A refused connection counts until it has ended.
+// admit registers c and sends it the first message: that the connection is established, or
+// why it is closed. A refused connection counts toward the limits until it has ended.
 func (s *Server) admit(c *connection, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

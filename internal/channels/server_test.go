@@ -698,8 +698,7 @@ func dialRaw(t testing.TB, server *httptest.Server) *rawClient {
 	return newRawClient(t, conn, path).established()
 }
 
-// A malformed message closes the connection that it came from, with one close frame, and
-// no other.
+// A malformed message closes only the connection that it came from, with one close frame.
 func TestMalformedMessages(t *testing.T) {
 	many := strings.Repeat
 	tests := []struct {
@@ -909,8 +908,9 @@ func (l *loop) trigger() error {
 	return nil
 }
 
-// BenchmarkFanout measures an event from the trigger to its last subscriber. The baseline
-// writes to each subscriber in turn, and neither signs nor checks anything.
+// BenchmarkFanout measures the time from the trigger of an event until its last subscriber has
+// received it. The baseline writes to each subscriber in turn, and neither signs nor checks
+// anything.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{1, 100, 1000, 5000} {
 		server, client := start(b)

@@ -100,7 +100,7 @@ func TestEventsDuringAlert(t *testing.T) {
 	}
 }
 
-// The page ignores events without a message, and alerts the next event that has one.
+// The page ignores events without a message, and shows an alert for the next event with one.
 func TestEventsWithoutMessage(t *testing.T) {
 	t.Parallel()
 	sample := sampleEvent(t)

@@ -63,7 +63,7 @@ func browser(t testing.TB) context.Context {
 	return ctx
 }
 
-// Before it runs, the first test that needs a page checks the basics. If that fails, the test
+// The first test that needs a page checks the basics before it runs. If that fails, the test
 // fails, and all others are skipped instead of timing out one by one.
 var (
 	tryPage    sync.Once

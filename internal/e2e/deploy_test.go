@@ -110,7 +110,7 @@ func startProxy(t testing.TB, address string) string {
 	return proxy.URL
 }
 
-// Two instances share one PUSHER_URL: a click in a page of either alerts the pages of both.
+// Two instances share one PUSHER_URL: a click in a page of one alerts the pages of both.
 func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)

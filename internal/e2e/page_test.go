@@ -1,5 +1,5 @@
-// Tests the page when everything works: every open page alerts each click, with pusher-js and
-// with the fallback, by keyboard, and after a restart. The page is accessible.
+// Tests the page when everything works: every open page shows an alert for each click, with
+// pusher-js and with the fallback, by keyboard, and after a restart. The page is accessible.
 package e2e
 
 import (

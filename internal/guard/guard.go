@@ -73,7 +73,7 @@ func Recover(log *slog.Logger, next http.Handler) http.Handler {
 		defer func() {
 			if v := recover(); v != nil {
 				log.Error("panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-				http.Error(w, "Something went wrong in this server; its log has the details. Try again.", http.StatusInternalServerError)
+				http.Error(w, "Something went wrong on this server; its log has the details. Try again.", http.StatusInternalServerError)
 			}
 		}()
 		next.ServeHTTP(w, r)

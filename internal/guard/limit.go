@@ -17,8 +17,8 @@ import (
 const maxClients = 1 << 14
 
 // RateLimit limits each client to perSecond requests per second and to bursts of ten times as
-// many (at least one), and responds with 429 to more. The overall limit is 20 times as high; more
-// requests get 503. If perSecond is 0, there are no limits.
+// many (at least one), and rejects excess requests with 429. The limit for all clients together
+// is 20 times as high; requests over it get 503. If perSecond is 0, there are no limits.
 func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next
@@ -75,7 +75,7 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 // ClientAddress returns a function that identifies clients by IPv4 address, or by IPv6 /56,
 // which providers assign to one customer (RFC 6177). Behind a trusted proxy, the address is the
 // last entry of X-Forwarded-For, which the proxy wrote; earlier entries can be forged. If there
-// are several such headers, the proxy's is unknown, so the address is that of the connection.
+// are several such headers, any of them may be forged, so the address is that of the connection.
 // All clients whose address can't be parsed count as one.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {

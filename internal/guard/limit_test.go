@@ -39,7 +39,7 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// If many clients click as fast as each is allowed to, the limit for all of them applies.
+// If many clients click as fast as each is allowed to, the overall limit applies.
 func TestRateLimitOfAllClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := limited(1)

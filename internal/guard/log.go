@@ -13,8 +13,8 @@ const (
 	maxMessages = 100 // different messages that LimitLog counts
 )
 
-// LimitLog returns a handler that passes up to 5 records with the same message a minute to
-// next, and then one that says how many more there were, so that repeated requests can't
+// LimitLog returns a handler that passes at most 5 records per minute with the same message
+// to next, and then one that says how many it suppressed, so that repeated requests can't
 // fill the log. All records below slog.LevelInfo pass.
 func LimitLog(next slog.Handler) slog.Handler {
 	return limitedLog{next, &repeats{log: slog.New(next), seen: make(map[string]int)}}

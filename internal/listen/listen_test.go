@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A malformed address is an error that shows a valid one.
+// The error for a malformed address shows a valid one.
 func TestMalformedAddress(t *testing.T) {
 	for _, addr := range []string{"5001", "localhost", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:word", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
 		listener, err := net.Listen("tcp", addr)

@@ -95,7 +95,7 @@ func (e *callError) timedOut() bool {
 	return errors.As(e.error, &timeout) && timeout.Timeout()
 }
 
-// clock says how far this machine's clock is off, by the Date header of the response.
+// clock says how far this machine's clock is off, according to the response's Date header.
 func (e *callError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
@@ -134,7 +134,7 @@ func (w *recorder) WriteHeader(status int) { w.status = status }
 
 // Explain says in one or two sentences why a call of pusher-http-go failed and how to
 // fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
-// Visitors of the page see this text, so it contains no host, URL, key or secret, and nothing
+// Visitors to the page see this text, so it contains no host, URL, key or secret, and nothing
 // that the server sent. The argument server is "Pusher", or a name such as "the Channels
 // server".
 func Explain(err error, server string) (status int, text string) {
@@ -183,7 +183,7 @@ var causes = []cause{
 	// have invented values, which no actual error has.
 	{says(`too many open files`), tooManyFiles}, // also of DNS errors, which have only the text
 	{code(10024), tooManyFiles},                 // WSAEMFILE
-	{is[*net.DNSError], "The host name of {server} could not be looked up, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."},
+	{is[*net.DNSError], "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."},
 	{code(syscall.ECONNREFUSED, 10061), "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."},
 	{code(syscall.ENETUNREACH, 10051, syscall.EHOSTUNREACH, 10065), "{server} can't be reached from this machine's network, so the event was not sent. Check the network, the firewall and the proxy."},
 

@@ -194,7 +194,7 @@ func TestNoConnection(t *testing.T) {
 	}{
 		{"refused", closed.URL, NewTransport(1), "refused the connection, so the event was not sent"},
 		{"refused, by the code on Windows", "http://x", code(10061), "refused the connection, so the event was not sent"},
-		{"unknown host", "http://x", failing(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be looked up, so the event was not sent"},
+		{"unknown host", "http://x", failing(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be resolved, so the event was not sent"},
 		{"network unreachable", "http://x", code(syscall.ENETUNREACH), "can't be reached from this machine's network, so the event was not sent"},
 		{"network unreachable, by the code on Windows", "http://x", code(10051), "can't be reached from this machine's network"},
 		{"host unreachable", "http://x", code(syscall.EHOSTUNREACH), "can't be reached from this machine's network"},

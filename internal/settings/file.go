@@ -119,8 +119,8 @@ var (
 // states after the file and line. All three are empty for a blank line and for a comment.
 //
 // parseLine passes each line to godotenv separately, so that an unclosed quote can't extend
-// into the next line. It first rejects or handles lines that godotenv would misread: the value
-// of NAME="a"b as a, and the value of NAME= # c as # c.
+// into the next line. It first rejects or handles lines that godotenv would misread: it would
+// read the value of NAME="a"b as a, and that of NAME= # c as # c.
 func parseLine(line string) (name, value, problem string) {
 	const form = "must have the form NAME=value or NAME = 'value', without control characters: correct it, or put # in front to make it a comment"
 	line = strings.TrimSpace(line)

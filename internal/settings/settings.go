@@ -178,10 +178,10 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL, if the secret is percent-encoded.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // their examples are placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // documented with placeholders
 )
 
-// rules say which values are invalid. An error says where the values are set, then the text.
+// rules say which values are invalid. An error says where they are set, and then the rule's text.
 //
 // pusher-http-go puts ID and key into the request's URL unescaped, and so does pusher-js
 // with the key, so neither may contain characters that are special in URLs.
