@@ -235,7 +235,7 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	fmt.Fprintf(stdout, "%s accepted the event %s on the channel %s.\n", config.Host, name, to)
 	var fields map[string]any
 	json.Unmarshal([]byte(data), &fields)
-	if _, ok := fields["message"].(string); !ok && to == channel && name == event {
+	if _, ok := fields["message"].(string); !ok && to == channel {
 		fmt.Fprintln(stdout, `The page ignores this event: DATA must be a JSON object with a "message" string, such as '{"message":"hi"}'.`)
 	}
 	return nil

@@ -400,18 +400,19 @@ func TestTriggerWarnsAboutData(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	env := map[string]string{"PUSHER_URL": upstream.PusherURL}
 	for _, tt := range []struct {
-		channel, data string
-		warns         bool
+		channel, event, data string
+		warns                bool
 	}{
-		{channel, `{"message":"hi"}`, false},
-		{channel, "hi", true},
-		{channel, `"hi"`, true},
-		{channel, `{"text":"hi"}`, true},
-		{channel, `{"message":1}`, true},
-		{"other", "hi", false},
+		{channel, event, `{"message":"hi"}`, false},
+		{channel, event, "hi", true},
+		{channel, event, `"hi"`, true},
+		{channel, event, `{"text":"hi"}`, true},
+		{channel, event, `{"message":1}`, true},
+		{channel, "of-another-button", "hi", true},
+		{"other", event, "hi", false}, // the page doesn't subscribe to it
 	} {
 		before := len(upstream.Events())
-		out, err := runProgram(t, env, "trigger", tt.channel, event, tt.data)
+		out, err := runProgram(t, env, "trigger", tt.channel, tt.event, tt.data)
 		if warns := strings.Contains(out, "The page ignores this event"); err != nil || warns != tt.warns || len(upstream.Events()) != before+1 {
 			t.Errorf("%s on %s: %v, %d events, printed %q", tt.data, tt.channel, err, len(upstream.Events())-before, out)
 		}
