@@ -35,8 +35,8 @@ export function turnBack(flight) {
   setTimeout(() => remove(flight), BACK_MS);
 }
 
-// eventArrives resolves to whether the event of a flight arrives in time. Time during which an
-// alert is open does not count.
+// eventArrives resolves to true if a flight's event arrives within EVENT_MS, otherwise to false.
+// If an alert was shown in the meantime, it waits for another EVENT_MS.
 export async function eventArrives(flight) {
   let before;
   do {
@@ -47,8 +47,8 @@ export async function eventArrives(flight) {
 }
 
 // crash makes the oldest flight of a button hit the pillar, then calls showAlert. If the button
-// has no flight, a kaomoji comes from outside the scene. Crashes that arrive while an alert is
-// open wait.
+// has no flight, a kaomoji comes from outside the scene. While an alert is open, up to MAX_QUEUED
+// crashes wait; crash only counts the rest.
 export function crash(button, showAlert) {
   const flight = pending.find((flight) => flight.button === button) ?? newFlight();
   flight.arrived = true;

@@ -52,7 +52,7 @@ func (c *connection) send(frame []byte) {
 	}
 }
 
-// enqueue starts a write if none is in progress. The caller holds c.mu.
+// enqueue queues a frame and starts a write if none is in progress. The caller holds c.mu.
 func (c *connection) enqueue(frame []byte) {
 	c.queue = append(c.queue, frame)
 	c.queuedFrames++
@@ -152,8 +152,8 @@ func (c *connection) check(now time.Duration) {
 	}
 }
 
-// Read counts the bytes received, which also limits frames that are not messages, such as
-// empty fragments.
+// Read reads from the client and counts the bytes, so that maxReceivedBytes also limits frames
+// that are not messages, such as empty fragments.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
@@ -262,8 +262,8 @@ func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	}
 }
 
-// accept counts messages and bytes against the rate limits. It returns false if the connection
-// is closing and messages must be ignored.
+// accept counts messages and bytes, and closes the connection if either exceeds its limit. It
+// returns false if the connection is closing and messages must be ignored.
 func (c *connection) accept(messages, bytes int64) bool {
 	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
 		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")

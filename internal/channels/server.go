@@ -66,8 +66,8 @@ const (
 	lingerTime      = 300 * time.Millisecond // for a client's close frame after it sent an invalid frame
 )
 
-// Close codes tell pusher-js what to do next: 4000 to 4099 not to reconnect, 4100 to
-// 4199 to reconnect after a second or more, 4200 to 4299 to reconnect at once.
+// Close codes tell pusher-js what to do next. 4000-4099: don't reconnect. 4100-4199: reconnect
+// after a second or more. 4200-4299: reconnect immediately.
 // (https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/#error-codes)
 const (
 	codeUnknownKey         ws.StatusCode = 4001
@@ -195,8 +195,8 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	go c.read() // in a new goroutine, so that net/http can free the request's memory
 }
 
-// isHandshake checks the headers before the connection is hijacked: afterwards no
-// HTTP response is possible.
+// isHandshake reports whether h has the headers of a WebSocket handshake. The server checks them
+// before it hijacks the connection, because afterwards it can't send an HTTP response.
 func isHandshake(h http.Header) bool {
 	key, err := base64.StdEncoding.DecodeString(h.Get("Sec-WebSocket-Key"))
 	return err == nil && len(key) == 16 &&

@@ -11,8 +11,8 @@ import (
 
 // Explain returns an error that says why [net.Listen] failed for addr, and what to do.
 func Explain(err error, addr string) error {
-	// The numbers are WSAEADDRINUSE and WSAEACCES: on Windows, syscall.EADDRINUSE and
-	// syscall.EACCES have invented values that no error has.
+	// The numbers are WSAEADDRINUSE and WSAEACCES. On Windows, package syscall defines
+	// EADDRINUSE and EACCES with made-up values, which the system never returns.
 	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EADDRINUSE, 10048:
 		return fmt.Errorf("%s is already in use by another program: stop it, or choose another address with -addr %s", addr, NextAddr(addr))

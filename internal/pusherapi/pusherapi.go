@@ -1,5 +1,5 @@
-// Package pusherapi limits the calls of pusher-http-go to the HTTP API of a Pusher Channels
-// server, and explains failed calls. NewTransport and InProcess return transports for
+// Package pusherapi limits the calls that pusher-http-go makes to the HTTP API of a Pusher
+// Channels server, and explains failed calls. NewTransport and InProcess return transports for
 // pusher-http-go; Explain says in a sentence or two why a call failed and how to fix it.
 package pusherapi
 
@@ -95,7 +95,7 @@ func (e *callError) timedOut() bool {
 	return errors.As(e.error, &timeout) && timeout.Timeout()
 }
 
-// clock says how far this machine's clock is off, according to the response's Date header.
+// clock describes this machine's clock relative to the Date header, such as "5m behind".
 func (e *callError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
@@ -151,9 +151,9 @@ func Explain(err error, server string) (status int, text string) {
 	return status, strings.ToUpper(text[:1]) + text[1:]
 }
 
-// cause is why calls fail, and the text that Explain returns if it applies. {server} stands for
-// the server's name, {status} for the status of its response, and {clock} for how far this
-// machine's clock is off.
+// cause is a reason why a call failed, with the text that Explain returns for it. In the text,
+// {server} stands for the server's name, {status} for the status of its response, and {clock} for
+// how far this machine's clock is off.
 type cause struct {
 	applies func(*callError) bool
 	text    string
@@ -211,13 +211,13 @@ const (
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-// says matches the text of an error.
+// says returns a function that reports whether pattern matches an error's text.
 func says(pattern string) func(*callError) bool {
 	p := regexp.MustCompile("(?is)" + pattern)
 	return func(e *callError) bool { return p.MatchString(e.Error()) }
 }
 
-// code matches errors of the operating system.
+// code returns a function that reports whether an error has one of these system error codes.
 func code(codes ...syscall.Errno) func(*callError) bool {
 	return func(e *callError) bool {
 		errno, ok := errors.AsType[syscall.Errno](e.error)

@@ -231,8 +231,8 @@ func not(valid func(string) bool) func(string) bool {
 	return func(value string) bool { return !valid(value) }
 }
 
-// check returns an error about the first rule that is broken, with the places of all values
-// that break it.
+// check returns an error for the first rule that a value breaks. The error names the places of
+// all values that break that rule.
 func check(values map[string]setting) error {
 	for _, rule := range rules {
 		var places []string
