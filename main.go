@@ -55,7 +55,7 @@ func main() {
 	}
 }
 
-// run runs the program until ctx is done, or until SIGINT or SIGTERM.
+// run runs the command in args. It serves the page until ctx is done or SIGINT or SIGTERM arrives.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

@@ -9,14 +9,14 @@ import { eventArrives, turnBack } from './kaomoji.js';
 const LOAD_MS = 3_000; // for pusher-js to load
 const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
 const PONG_MS = 12_000; // for a pong, before the connection counts as dead
-const RETRY_MS = 200; // before the first attempt to reconnect after a failed one
+const RETRY_MS = 200; // the shortest wait before an attempt to reconnect, without the random part
 const RETRY_MAX_MS = 10_000; // the longest wait before later attempts, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
 const problem = document.getElementById('problem');
 
-// Browsers without this function are older than index.html requires; its text then stays.
+// In a browser without this function, which is too old, the text of index.html stays.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
 show('connecting', 'Connecting…');
 

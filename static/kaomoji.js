@@ -128,7 +128,7 @@ function pause(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-// pauseIfVisible waits for ms, but not in a hidden page, where timers take a second or more.
+// pauseIfVisible waits for ms, or less if the page is or becomes hidden: timers there are slow.
 function pauseIfVisible(ms) {
   return new Promise((resolve) => {
     if (document.hidden) return resolve();

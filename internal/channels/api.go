@@ -25,7 +25,7 @@ type event struct {
 	Channel  string   `json:"channel"`
 	Channels []string `json:"channels"`
 	Data     *string  `json:"data"`
-	SocketID string   `json:"socket_id"` // of a connection that does not receive it
+	SocketID string   `json:"socket_id"` // the connection to exclude, usually the sender's
 }
 
 // apiError is the response to an invalid request.
@@ -77,9 +77,9 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 }
 
 // decode authenticates a request and decodes its JSON body. It reads the body only if the
-// signature is valid, so that only authenticated clients can make it read one.
+// signature is valid, so that unauthenticated clients can't fill the memory.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
-	query := r.URL.Query() // without malformed parameters, which are ignored
+	query := r.URL.Query() // ignores malformed parameters
 	if err := s.authenticate(r, query); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 		return fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes: send fewer or smaller events", maxBody)
 	case err != nil:
 		return fail(http.StatusBadRequest, "The body is incomplete: send all of it")
-	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // signed, so not a secret
+	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // not secret, so != is safe
 		return fail(http.StatusUnauthorized, "Invalid body_md5: it must be the MD5 of the body, in hex")
 	}
 	mismatch := new(json.UnmarshalTypeError)
@@ -102,7 +102,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	return nil
 }
 
-// authenticate checks a request's signature, in the order that gives the most helpful error.
+// authenticate checks a request's auth parameters, in the order that gives the most helpful error.
 // (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
 func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	for _, name := range []string{"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"} {
@@ -110,7 +110,7 @@ func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 			return fail(http.StatusUnauthorized, "The query parameter %s is missing: every request must be signed", name)
 		}
 	}
-	var signed []string // the other parameters, unescaped, with names in lower case
+	var signed []string // all parameters but auth_signature: unescaped, names in lower case
 	for name, values := range query {
 		if len(values) != 1 {
 			return fail(http.StatusBadRequest, "The query parameter %.40q must appear once", name)

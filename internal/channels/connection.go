@@ -134,8 +134,8 @@ func (c *connection) drop() {
 	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect.")
 }
 
-// check drops the connection if a write is stuck, closes it if the client has not responded
-// to a ping, and pings a client that has been idle for a while.
+// check resets the limits on received data, drops the connection if a write is stuck, closes it
+// if the client has not responded to a ping, and pings a client that has been idle for a while.
 func (c *connection) check(now time.Duration) {
 	c.messages.Store(0)
 	c.received.Store(0)
@@ -164,7 +164,7 @@ func (c *connection) Read(b []byte) (int, error) {
 var errClosed = errors.New("the client has sent a close frame")
 
 // read handles the client's messages until a close frame or an error ends the WebSocket.
-// It then discards what the client still sends before it closes the connection:
+// It then discards further data from the client before it closes the connection, because
 // unread data would cause a TCP reset, and the client could lose the close frame.
 func (c *connection) read() {
 	defer c.server.remove(c)
@@ -243,7 +243,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // debug, because each code is another message
+	c.closeWith(slog.LevelDebug, code, "") // debug, because each code makes a separate log message
 	return errClosed
 }
 

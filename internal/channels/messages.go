@@ -24,7 +24,7 @@ func (c *connection) handle(text []byte) {
 	switch {
 	case in.Event == "pusher:ping":
 		c.send(pongMessage)
-	case in.Event == "pusher:pong": // any message counts as activity
+	case in.Event == "pusher:pong": // Read has recorded the activity
 	case in.Event == "pusher:subscribe", in.Event == "pusher:unsubscribe":
 		c.handleSubscription(in)
 	case strings.HasPrefix(in.Event, "client-"):

@@ -36,7 +36,7 @@ import (
 // Limits. Those marked "Pusher's" are in Pusher's documentation
 // (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
 const (
-	maxConnections   = 20_000   // more get 4100
+	maxConnections   = 20_000   // more are closed with code 4100
 	maxPerClient     = 500      // connections of one client address, which a whole office may share
 	maxSubscriptions = 100      // channels of one connection
 	maxMessage       = 8 << 10  // bytes of one message from a client; a subscription needs 300
@@ -51,11 +51,11 @@ const (
 	maxClockSkew     = 600      // seconds between auth_timestamp and now; Pusher's
 
 	// Queues of slow subscribers. The subscribers of a channel share its frames: each
-	// queue needs only 24 bytes per frame, for a slice.
+	// queue needs only 24 bytes per frame, for a slice header.
 	maxQueuedBytes  = 16 << 20 // of one connection: 1,600 of the largest events
 	maxQueuedFrames = 8192     // of one connection
 	maxQueuedTotal  = 1 << 20  // frames of all connections
-	maxBatchBytes   = 64 << 10 // of one write, which has writeTimeout
+	maxBatchBytes   = 64 << 10 // of one write, which must finish within writeTimeout
 
 	activityTimeout = 120 // seconds, sent to clients, which ping after this time without activity
 	sweepInterval   = 5 * time.Second
@@ -143,7 +143,7 @@ func New(app App, options Options, log *slog.Logger) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // Close stops accepting connections, asks every client to reconnect at once (close code
-// 4200), and waits up to 5 s until all connections have ended.
+// 4200), and waits up to 5 s for all connections to end.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -158,7 +158,7 @@ func (s *Server) Close() {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(2*closeTimeout + time.Second): // a handshake and a close, each bounded
+	case <-time.After(2*closeTimeout + time.Second): // a handshake, then a close: closeTimeout each
 	}
 }
 

@@ -13,9 +13,9 @@ const (
 	maxMessages = 100 // different messages that LimitLog counts
 )
 
-// LimitLog returns a handler that passes at most 5 records per minute with the same message
-// to next, and then one that says how many it suppressed, so that repeated requests can't
-// fill the log. All records below slog.LevelInfo pass.
+// LimitLog returns a handler that passes at most 5 records per minute with the same message to
+// next, so that repeated requests can't fill the log. After each minute, it logs how many it
+// suppressed. Records below slog.LevelInfo always pass.
 func LimitLog(next slog.Handler) slog.Handler {
 	return limitedLog{next, &repeats{log: slog.New(next), seen: make(map[string]int)}}
 }

@@ -45,7 +45,7 @@ func memory(system fs.FS) int64 {
 		}
 		for group = path.Join(folder, group); group != "."; group = path.Dir(group) {
 			limit := bytes
-			fmt.Sscan(read(path.Join(group, file)), &limit) // unless it is missing, or "max"
+			fmt.Sscan(read(path.Join(group, file)), &limit) // unless the file is missing or "max"
 			bytes = min(bytes, limit)
 		}
 	}

@@ -25,7 +25,7 @@ func TestMalformedAddress(t *testing.T) {
 	}
 }
 
-// The error for an address in use is real. Others are hard to provoke, so they are made up.
+// Explain explains a real error for an address in use, and constructed errors for other causes.
 func TestErrors(t *testing.T) {
 	first, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

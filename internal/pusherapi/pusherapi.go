@@ -30,7 +30,7 @@ const (
 )
 
 // NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A
-// call ends within 5 s and reads at most 64 KB. A status other than 2xx is an error.
+// call ends within 5 s and reads at most 64 KB. It fails unless the status is 2xx.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -51,8 +51,8 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
-	// WroteRequest would tell no more than GotConn, because net/http calls it before the last
-	// bytes leave its buffer.
+	// The WroteRequest hook would tell no more than GotConn, because net/http calls it before it
+	// flushes its buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
 		GotFirstResponseByte: func() { call.responded.Store(true) },
@@ -79,8 +79,8 @@ func respond(status int, header http.Header, body []byte) (*http.Response, error
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
-// callError is a failed call. Its text is not for display: for a response with a status
-// other than 2xx, it is that status and the body.
+// callError is a failed call. Visitors must not see its text, which may contain what the server
+// sent: for a response with a status other than 2xx, the text is the status and the body.
 type callError struct {
 	error
 	connected bool        // false if the request was never sent

@@ -43,7 +43,7 @@ func (v setting) String() string {
 
 // identify returns the known name for v.name. If there is none, it returns "" and adds a
 // warning, which shows v.name unless that could be a secret in the wrong place. In the
-// environment, it warns only about names that begin with PUSHER: others have other purposes.
+// environment, it warns only about names that begin with PUSHER: the rest belong to other programs.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
 	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id

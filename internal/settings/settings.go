@@ -149,7 +149,7 @@ func (s *Settings) resolve(values map[string]setting) error {
 		return nil
 	}
 
-	s.Secure = true // old add-ons set http
+	s.Secure = true // even if PUSHER_URL has http, as old Heroku add-ons set it
 	s.Host = strings.TrimSuffix(s.Host, ":80")
 	own := "" // the cluster that the host names
 	if m := apiPattern.FindStringSubmatch(name); m != nil {
@@ -176,12 +176,12 @@ const (
 	urlForm = "; the form is https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"
 	appKeys = `https://dashboard.pusher.com, in your app, under "App Keys"`
 
-	// authority matches KEY:SECRET@HOST in a URL, if the secret is percent-encoded.
+	// authority matches KEY:SECRET@HOST in a URL. SECRET must be percent-encoded where necessary.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // documented with placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // settings documented with placeholders
 )
 
-// rules say which values are invalid. An error says where they are set, and then the rule's text.
+// rules lists what makes a value invalid. An error is the value's place, then the rule's text.
 //
 // pusher-http-go puts ID and key into the request's URL unescaped, and so does pusher-js
 // with the key, so neither may contain characters that are special in URLs.
