@@ -201,7 +201,7 @@ func TestIdleConnections(t *testing.T) {
 // Excess connections replace those that have been idle the longest.
 func TestTooManyIdleConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
-		start, conns := time.Now(), make([]net.Conn, 4000)
+		start, conns := time.Now(), make([]net.Conn, 3000)
 		for i := range conns {
 			conns[i] = p.Dial()
 			if err := get(conns[i], "/"); err != nil {
@@ -210,7 +210,7 @@ func TestTooManyIdleConnections(t *testing.T) {
 			synctest.Wait()
 		}
 		for i, c := range conns {
-			if err := get(c, "/"); (err == nil) != (i >= 2000) {
+			if err := get(c, "/"); (err == nil) != (i >= 1000) {
 				t.Fatalf("connection %d again: %v", i, err)
 			}
 		}
