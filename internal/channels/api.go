@@ -79,7 +79,10 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 // decode authenticates a request and decodes its JSON body. It reads the body only if the
 // signature is valid, so that unauthenticated clients can't fill the memory.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
-	query := r.URL.Query() // ignores malformed parameters
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return fail(http.StatusBadRequest, "Invalid query: check its percent-encoding")
+	}
 	if err := s.authenticate(r, query); err != nil {
 		return err
 	}

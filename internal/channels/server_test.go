@@ -515,6 +515,7 @@ type call struct {
 	query        url.Values
 	body         string
 	after        func(*call) // changes the call after it was signed
+	suffix       string      // appended to the encoded query
 }
 
 func (c *call) do(t *testing.T, server *httptest.Server) (status int, body string) {
@@ -537,7 +538,7 @@ func (c *call) do(t *testing.T, server *httptest.Server) (status int, body strin
 	if c.after != nil {
 		c.after(c)
 	}
-	r, err := http.NewRequest(c.method, server.URL+c.path+"?"+c.query.Encode(), strings.NewReader(c.body))
+	r, err := http.NewRequest(c.method, server.URL+c.path+"?"+c.query.Encode()+c.suffix, strings.NewReader(c.body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -589,6 +590,7 @@ func TestHTTPAPI(t *testing.T) {
 		}, 401, "Invalid signature"},
 		{"added parameter", func(c *call) { c.after = func(c *call) { c.query.Set("info", "x") } }, 401, "Invalid signature"},
 		{"parameter twice", func(c *call) { c.after = func(c *call) { c.query.Add("auth_key", "local") } }, 400, "once"},
+		{"malformed parameter", func(c *call) { c.suffix = "&x=%zz" }, 400, "percent-encoding"},
 		{"other path", func(c *call) { c.after = func(c *call) { c.path = "/apps/1/batch_events" } }, 401, "Invalid signature"},
 		{"not JSON", func(c *call) { c.body = "hello" }, 400, "not JSON"},
 		{"data not a string", func(c *call) { c.body = `{"name":"e","channels":["a"],"data":{}}` }, 400, "data can't be a JSON object"},
