@@ -1,9 +1,8 @@
-// Pusher-sample serves a page with one button. A click sends POST /pusher, the
-// server triggers event1 on channel1, and every open page shows the event's
-// message in an alert.
+// Pusher-sample serves a page with one button. A click sends POST /pusher, the server triggers
+// event1 on channel1, and every open page shows the message of the event in an alert.
 //
-// The path of a click: static/app.js → servePush → pusher.Client.Trigger →
-// Pusher (or the embedded internal/channels) → pusher-js in every page → alert.
+// The path of a click: static/app.js → servePush → pusher.Client.Trigger → Pusher (or the embedded
+// server in internal/channels) → pusher-js in every page → alert.
 package main
 
 import (
@@ -55,7 +54,8 @@ func main() {
 	}
 }
 
-// run runs the command in args. It serves the page until ctx is done or SIGINT or SIGTERM arrives.
+// run runs the program with the arguments args. Unless they contain a command, it serves the page
+// until ctx is done or SIGINT or SIGTERM arrives.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -94,7 +94,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return a.serve(ctx, stdout)
 }
 
-// app is the web app, with everything that its handlers need.
+// app is the web app and contains everything that its handlers need.
 type app struct {
 	settings settings.Settings
 	debug    bool
@@ -103,6 +103,7 @@ type app struct {
 	log      *slog.Logger
 }
 
+// newApp returns an app. Without credentials in config, the app has its own embedded server.
 func newApp(config settings.Settings, log *slog.Logger) *app {
 	a := &app{settings: config, log: log}
 	transport := pusherapi.NewTransport(maxTriggers)
@@ -169,14 +170,14 @@ func (a *app) handler() (http.Handler, error) {
 	return guard.Recover(a.log, guard.Headers(config.TrustProxy, config.ConnectOrigins(), guard.SameOrigin(a.log, mux))), nil
 }
 
-// servePush handles a click. It triggers the event even if the browser disconnects in the
-// meantime, because other pages are waiting for the event.
+// servePush handles a click. It triggers the event even if the browser disconnects, because other
+// pages are waiting for the event.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
 	a.respond(w, r, err)
 }
 
-// respond writes "ok" if err is nil. Otherwise it writes and logs an explanation of err.
+// respond responds "ok" if err is nil. Otherwise, it explains err in the response and in the log.
 func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	if err == nil {
 		io.WriteString(w, "ok")
@@ -185,7 +186,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := pusherapi.Explain(err, serverName(a.settings))
 	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
-		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's own limit
+		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's limit, too
 	}
 	a.log.Warn("click failed", attrs...)
 	http.Error(w, text, status)
@@ -241,8 +242,8 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	return nil
 }
 
-// announce logs the page's address and the settings in use. If the app uses its embedded server
-// on a loopback address, announce also prints commands that use it from another terminal.
+// announce logs the address of the page and the settings. If the embedded server is in use and
+// listens on a loopback address, announce also prints commands that use it from another terminal.
 func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	config := a.settings
 	local, network := listen.URLs(at)
@@ -261,15 +262,15 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 		a.log.Info("other devices on the network can open the page", "page", strings.Join(network, " "))
 	}
 	if a.channels != nil && at.IP.IsLoopback() {
-		// This is the only place that shows a secret. It was generated at startup, is useless
-		// elsewhere, and is shown only to the person who started the program.
+		// No other place shows a secret. This one is generated at startup, is useless elsewhere,
+		// and is shown only to the person who started the program.
 		pusherURL := fmt.Sprintf("http://%s:%s@%s/apps/%s", config.Key, config.Secret, at, config.AppID)
 		fmt.Fprint(stdout, terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
 	}
 }
 
-// terminalHint returns commands for another terminal that use the server at pusherURL, in the
-// syntax of goos's usual shell. The second instance listens on addr.
+// terminalHint returns the commands that announce prints. They use the embedded server through
+// pusherURL, have the syntax of the usual shell on goos, and start the second instance on addr.
 func terminalHint(goos, pusherURL, addr string) string {
 	set := "PUSHER_URL=" + pusherURL + " "
 	if goos == "windows" {
@@ -279,8 +280,8 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set + "go run . trigger " + channel + " " + event + "\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// serverName returns the Channels server's name for messages. Visitors to the page see these
-// messages, so the name never includes the host of a self-hosted server.
+// serverName returns the name of the Channels server for messages. Visitors to the page see them,
+// so they never contain the host of a self-hosted server.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():

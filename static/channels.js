@@ -1,10 +1,10 @@
-// Fallback for when pusher-js can't be loaded: the parts of its API that app.js and
-// connection.js use, for public channels, over a WebSocket (Channels protocol 7).
+// A fallback for when pusher-js can't be loaded. It implements the parts of the pusher-js API that
+// app.js and connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // until the state is "unavailable", if there is no connection or close code
-const ATTEMPT_MS = 15_000; // for one attempt to connect, including the handshake
+const UNAVAILABLE_MS = 10_000; // without a connection or close code, before the state is "unavailable"
+const ATTEMPT_MS = 15_000; // for an attempt to connect, including the handshake
 const RETRY_MS = 1_000; // before the first attempt to reconnect
-const RETRY_MAX_MS = 10_000; // the longest wait before later attempts, without the random part
+const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
 
 class Emitter {
   #callbacks = new Map();
@@ -65,11 +65,11 @@ class Connection extends Emitter {
   socket_id;
   #url;
   #socket;
-  #timer; // for the next step: open the socket, ping, or give up
+  #timer; // runs the next step: opens the socket, sends a ping, or gives up
   #unavailableTimer;
-  #activityTimeout; // ms without a message before a ping
-  #serverTimeout; // ms; the activity timeout that the server sent
-  #pongTimeout;
+  #activityTimeout; // ms without a message before a ping is sent
+  #serverTimeout; // likewise, as sent by the server
+  #pongTimeout; // ms
   #failures = 0; // consecutive attempts that failed
   #openedAt = -Infinity;
 
@@ -155,13 +155,13 @@ class Connection extends Emitter {
       this.emit('error', { type: 'WebSocketError', error: { type: 'PusherError', data: { code, message } } });
     }
     if ((code >= 4000 && code < 4100) || code >= 4300) return this.#setState('disconnected');
-    // A close code shows that the server is available.
+    // A close code shows that the server is available, so the time to "unavailable" starts anew.
     if (this.state === 'connected' || code >= 4100) this.#startConnecting();
     this.#schedule(this.#delay(code), () => this.#open());
   }
 
-  // delay returns how long to wait before the next attempt. After a close code 42xx it is 0,
-  // unless the last attempt was less than a second ago. Otherwise it starts at one second and
+  // delay returns how long to wait before the next attempt. After a close code 42xx, that is 0,
+  // unless the last attempt began less than a second ago. Otherwise it starts at one second and
   // doubles with each failure, up to RETRY_MAX_MS. Part of it is random, so that pages that lost
   // their server at the same time don't all reconnect at once.
   #delay(code) {
@@ -169,7 +169,8 @@ class Connection extends Emitter {
     return Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
   }
 
-  // A dead socket may take minutes to report its close: don't wait for that.
+  // drop closes the socket without waiting for its close event, which may take minutes if the
+  // connection is dead.
   #drop() {
     clearTimeout(this.#timer);
     if (!this.#socket) return;
@@ -198,8 +199,7 @@ class Connection extends Emitter {
   }
 }
 
-// serverURL returns the WebSocket's URL. Like pusher-js, it always uses TLS if the
-// page was loaded over TLS.
+// serverURL returns the URL of the WebSocket. Like pusher-js, it always uses TLS if the page does.
 function serverURL(key, { cluster, wsHost = `ws-${cluster}.pusher.com`, wsPort = 80, wssPort = 443, wsPath = '', forceTLS = true }) {
   const tls = forceTLS || location.protocol === 'https:';
   const origin = tls ? `wss://${wsHost}:${wssPort}` : `ws://${wsHost}:${wsPort}`;

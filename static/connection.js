@@ -1,8 +1,8 @@
-// Loads the Channels client, keeps it connected, and shows the state of the connection and why
-// a click failed.
+// Loads the Channels client and keeps it connected. Shows the state of the connection, and the
+// reason why a click failed.
 //
-// For tests: body's data-state is connecting, connected, lost, busy, refused or blocked;
-// its data-client, once chosen, is pusher-js or fallback.
+// The script sets two attributes of body: data-state (connecting, connected, lost, busy, refused or
+// blocked) for style.css and tests, and data-client (pusher-js or fallback) for tests.
 
 import { eventArrives, turnBack } from './kaomoji.js';
 
@@ -10,13 +10,13 @@ const LOAD_MS = 3_000; // for pusher-js to load
 const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
 const PONG_MS = 12_000; // for a pong, before the connection counts as dead
 const RETRY_MS = 200; // the shortest wait before an attempt to reconnect, without the random part
-const RETRY_MAX_MS = 10_000; // the longest wait before later attempts, without the random part
+const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
 const problem = document.getElementById('problem');
 
-// In a browser without this function, which is too old, the text of index.html stays.
+// A browser without this function is too old. The status then keeps the text from index.html.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
 show('connecting', 'Connecting…');
 
@@ -52,7 +52,7 @@ async function loadFallback(error) {
   } catch (error) {
     console.error(error);
     show('blocked', "A script that this page needs can't be loaded. Reload the page.");
-    return new Promise(() => {}); // without a client there is nothing more to do
+    return new Promise(() => {}); // never resolves: without a client, the page can do nothing
   }
 }
 
@@ -71,7 +71,7 @@ export function connectionOptions() {
     wssPort: port,
     wsPath: url.pathname.replace(/\/$/, ''),
     forceTLS: tls,
-    enabledTransports: ['ws'], // with or without TLS; 'wss' would try TLS on a port without it
+    enabledTransports: ['ws'], // includes wss://; with 'wss', pusher-js would try TLS on a port without it
     ...timeouts,
   };
 }
@@ -91,7 +91,7 @@ function serverURL() {
 // --- The connection ---
 
 // watchConnection shows the state of the connection, detects when it is dead, and reconnects
-// sooner than the client would.
+// earlier than the client would.
 export function watchConnection(pusher, channel) {
   const { connection } = pusher;
   let subscribed = false;
@@ -128,7 +128,7 @@ export function watchConnection(pusher, channel) {
   addEventListener('pageshow', (event) => event.persisted && verify());
   document.addEventListener('visibilitychange', () => document.hidden || verify());
   if (page.client === 'pusher-js' && !isHosted()) retrySooner(window.Pusher);
-  update(); // the first attempt may have failed before the lines above
+  update(); // because the first attempt may have failed already
 
   function noteLoss() {
     subscribed = false;
@@ -150,8 +150,8 @@ export function watchConnection(pusher, channel) {
     pusher.connect();
   }
 
-  // After sleep or a change of network, a WebSocket can be dead although it looks open.
-  // verify detects that sooner than the client's own pings.
+  // After sleep or a change of network, a WebSocket can look open although it is dead. verify
+  // detects that earlier than the client's own pings would.
   function verify() {
     if (connection.state === 'unavailable') reconnect();
     if (connection.state !== 'connected') return;

@@ -1,11 +1,10 @@
-// Animates the kaomoji, together with style.css, and shows an alert for each crash, one at a
-// time.
+// Animates the kaomoji, together with style.css, and shows the alerts for crashes, one at a time.
 
 const CRASH_MS = 100; // from an event to its alert, in a visible page
 const REST_MS = 300; // between two alerts, so that the page stays usable
 const STAY_MS = 1_000; // how long a crash stays visible after its alert
 const BACK_MS = 600; // for a kaomoji to return to its button
-const EVENT_MS = 4_000; // for the event of an accepted click to arrive
+const EVENT_MS = 4_000; // for the event to arrive after a click was accepted
 const MAX_QUEUED = 10; // crashes that may wait while an alert is open
 
 const sky = document.getElementById('sky');
@@ -128,7 +127,7 @@ function pause(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-// pauseIfVisible waits for ms, or less if the page is or becomes hidden: timers there are slow.
+// pauseIfVisible waits for ms, but not while the page is hidden, because timers are slow there.
 function pauseIfVisible(ms) {
   return new Promise((resolve) => {
     if (document.hidden) return resolve();

@@ -76,8 +76,8 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event,
 	io.WriteString(w, "{}")
 }
 
-// decode authenticates a request and decodes its JSON body. It reads the body only if the
-// signature is valid, so that unauthenticated clients can't fill the memory.
+// decode authenticates a request and decodes its JSON body. It reads the body only if the signature
+// is valid, so that clients without the secret can't fill the memory.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 		return fail(http.StatusRequestEntityTooLarge, "The body is over %d bytes: send fewer or smaller events", maxBody)
 	case err != nil:
 		return fail(http.StatusBadRequest, "The body is incomplete: send all of it")
-	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // not secret, so != is safe
+	case query.Get("body_md5") != fmt.Sprintf("%x", md5.Sum(body)): // public, so != is safe
 		return fail(http.StatusUnauthorized, "Invalid body_md5: it must be the MD5 of the body, in hex")
 	}
 	mismatch := new(json.UnmarshalTypeError)
@@ -105,15 +105,16 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	return nil
 }
 
-// authenticate checks a request's auth parameters, in the order that gives the most helpful error.
-// (https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication)
+// authenticate checks the auth parameters of a request, in the order that gives the most helpful
+// error. They are described at
+// https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication.
 func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	for _, name := range []string{"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"} {
 		if query.Get(name) == "" {
 			return fail(http.StatusUnauthorized, "The query parameter %s is missing: every request must be signed", name)
 		}
 	}
-	var signed []string // all parameters but auth_signature: unescaped, names in lower case
+	var signed []string // NAME=VALUE, unescaped, NAME in lower case; without auth_signature
 	for name, values := range query {
 		if len(values) != 1 {
 			return fail(http.StatusBadRequest, "The query parameter %.40q must appear once", name)
@@ -159,8 +160,7 @@ func invalidChannel(name string) string {
 	return fmt.Sprintf("Invalid channel name %.40q: use 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", name, maxChannelName)
 }
 
-// validate checks an event against the protocol's limits. If the event has only Channel, it sets
-// Channels.
+// validate checks an event against the protocol's limits. If only Channel is set, it sets Channels.
 func (e *event) validate() *apiError {
 	if e.Channel != "" && len(e.Channels) == 0 {
 		e.Channels = []string{e.Channel}

@@ -17,29 +17,30 @@ import (
 	"github.com/gobwas/ws/wsutil"
 )
 
-// connection is a client's WebSocket. All frames for the client go through its queue, and
-// nothing follows a close frame.
+// connection is a client's WebSocket. All frames to the client go through its queue. After a close
+// frame, the queue accepts no more frames.
 type connection struct {
 	net.Conn
 	server        *Server
 	client        netip.Prefix // see Options.ClientAddress
 	id            string
-	subscriptions []string     // channels; guarded by server.mu
+	subscriptions []string     // channel names; guarded by server.mu
 	lastActivity  atomic.Int64 // nanoseconds since server.started
-	received      atomic.Int64 // bytes since the last sweep
-	messages      atomic.Int64 // since the last sweep
+	received      atomic.Int64 // bytes received since the last sweep
+	messages      atomic.Int64 // messages received since the last sweep
 
-	mu           sync.Mutex
-	queue        net.Buffers   // whole frames, in order
-	queuedFrames int           // in queue and in the write in progress; unused once closing is set
-	queuedBytes  int           // likewise
-	writing      bool          // a goroutine is in write
-	writingSince time.Duration // start of its current batch, since server.started
-	writer       sync.WaitGroup
-	closing      bool // a close frame is queued; no frame may follow
+	mu           sync.Mutex     // guards the fields below, except writer
+	queue        net.Buffers    // frames to write, oldest first
+	queuedFrames int            // frames in queue and in the current write; not used while closing
+	queuedBytes  int            // their total size
+	writing      bool           // whether a goroutine is running write
+	writingSince time.Duration  // when the current write began, as the time since server.started
+	writer       sync.WaitGroup // waits for that goroutine
+	closing      bool           // a close frame was queued, or a write failed; no frame may follow
 }
 
-// send queues a frame and returns at once. If the queue is full, it drops the connection.
+// send queues a frame and returns without waiting. If the queue is full, it drops the connection
+// instead. If the connection is closing, it discards the frame.
 func (c *connection) send(frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +53,7 @@ func (c *connection) send(frame []byte) {
 	}
 }
 
-// enqueue queues a frame and starts a write if none is in progress. The caller holds c.mu.
+// enqueue queues a frame and starts write, unless it is running. The caller holds c.mu.
 func (c *connection) enqueue(frame []byte) {
 	c.queue = append(c.queue, frame)
 	c.queuedFrames++
@@ -65,13 +66,13 @@ func (c *connection) enqueue(frame []byte) {
 	}
 }
 
-// write writes batches of frames until the queue is empty.
+// write writes the queued frames in batches, until the queue is empty.
 func (c *connection) write() {
 	defer c.writer.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.queue) > 0 {
-		// A batch is as many frames as fit maxBatchBytes, at least one.
+		// A batch has at least one frame, and as many as fit into maxBatchBytes.
 		count, size := 1, len(c.queue[0])
 		for count < len(c.queue) && size+len(c.queue[count]) <= maxBatchBytes {
 			size += len(c.queue[count])
@@ -82,7 +83,7 @@ func (c *connection) write() {
 		c.writingSince = time.Since(c.server.started)
 		c.mu.Unlock()
 		var err error
-		if count == 1 { // the usual case, and write is cheaper than writev
+		if count == 1 { // the usual case; write costs less than writev
 			_, err = c.Conn.Write(frames[0])
 		} else {
 			_, err = frames.WriteTo(c.Conn)
@@ -93,24 +94,23 @@ func (c *connection) write() {
 		c.server.queued.Add(-int64(count))
 		if err != nil {
 			c.closing = true
-			c.Conn.Close() // also ends read, and all further writes fail at once
+			c.Conn.Close() // makes read and all further writes fail
 		}
 	}
 	c.writing = false
-	c.queue = nil // an idle connection holds no memory for frames
+	c.queue = nil // so that an idle connection uses no memory for frames
 }
 
-// closeWith sends the queued frames and then a close frame. The connection ends when the
-// client has ended its side, or after closeTimeout. The code tells pusher-js whether
-// and when to reconnect. The reason must be ASCII; it is cut to fit a control frame.
+// closeWith queues a close frame and logs it at the given level, unless the connection is closing
+// already. The code tells pusher-js whether and when to reconnect. The reason must be ASCII; it is
+// cut to fit the frame. The connection ends when the client ends its side, or after closeTimeout.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.enqueueClose(level, code, reason)
 }
 
-// enqueueClose queues and logs a close frame, unless one was queued already. The caller
-// holds c.mu.
+// enqueueClose is like closeWith, but the caller holds c.mu.
 func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason string) {
 	if c.closing {
 		return
@@ -119,12 +119,12 @@ func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason s
 	body := ws.NewCloseFrameBody(code, reason)
 	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
 	c.SetDeadline(time.Now().Add(closeTimeout))
-	// The message contains the code, because a rate-limited log counts by message.
+	// The message contains the code, because a log that limits repeats counts equal messages.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
 
-// drop closes the connection of a client that reads too slowly. It discards the queued
-// frames, so that the client can still receive the reason. The caller holds c.mu.
+// drop closes the connection of a client that reads too slowly. It discards the queued frames, so
+// that the client receives the close frame next. The caller holds c.mu.
 func (c *connection) drop() {
 	if c.closing {
 		return
@@ -134,8 +134,9 @@ func (c *connection) drop() {
 	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect.")
 }
 
-// check resets the limits on received data, drops the connection if a write is stuck, closes it
-// if the client has not responded to a ping, and pings a client that has been idle for a while.
+// check resets the counts of received messages and bytes. It drops the connection if a write takes
+// too long, closes it if the client has been inactive for dropAfter, and sends a ping if the client
+// has been inactive for pingAfter. The time now is measured from server.started.
 func (c *connection) check(now time.Duration) {
 	c.messages.Store(0)
 	c.received.Store(0)
@@ -152,8 +153,8 @@ func (c *connection) check(now time.Duration) {
 	}
 }
 
-// Read reads from the client and counts the bytes, so that maxReceivedBytes also limits frames
-// that are not messages, such as empty fragments.
+// Read reads from the client, records its activity and counts the bytes. Counting bytes limits
+// frames that are not messages, too, such as empty fragments.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
@@ -163,16 +164,15 @@ func (c *connection) Read(b []byte) (int, error) {
 
 var errClosed = errors.New("the client has sent a close frame")
 
-// read handles the client's messages until a close frame or an error ends the WebSocket.
-// It then discards further data from the client before it closes the connection, because
-// unread data would cause a TCP reset, and the client could lose the close frame.
+// read handles the client's messages until a close frame or an error ends the WebSocket. Before it
+// closes the connection, it discards any further data from the client: unread data would make the
+// operating system reset the connection, and the client could lose the close frame.
 func (c *connection) read() {
 	defer c.server.remove(c)
 	var linger time.Duration
 	if err := c.readMessages(); err != errClosed {
 		c.closeWith(closeCode(err))
-		// Browsers report a clean close only if the connection stays open until they
-		// have sent a close frame.
+		// Browsers report a clean close only if they can send a close frame in time.
 		linger = lingerTime
 	}
 	closeWrite := time.AfterFunc(linger, func() {
@@ -181,21 +181,21 @@ func (c *connection) read() {
 			tcp.CloseWrite()
 		}
 	})
-	io.Copy(io.Discard, c.Conn) // until the client ends its side, or closeTimeout
+	io.Copy(io.Discard, c.Conn) // until the client ends its side, or closeTimeout has passed
 	closeWrite.Stop()
 	c.writer.Wait()
 	c.Conn.Close()
 	c.server.log.Debug("disconnected", "connection", c.id)
 }
 
-// readMessages handles frames until one closes the WebSocket. The error is never nil.
+// readMessages handles frames until an error, or until a close frame, when it returns errClosed.
 func (c *connection) readMessages() error {
 	frames := &wsutil.Reader{
-		Source:         bufio.NewReaderSize(c, 512), // small: there is one per connection
+		Source:         bufio.NewReaderSize(c, 512), // small, because each connection has one
 		State:          ws.StateServerSide,
 		CheckUTF8:      true,
 		MaxMessageSize: maxMessage,
-		OnIntermediate: c.control, // between the fragments of a message
+		OnIntermediate: c.control, // for control frames between the fragments of a message
 	}
 	for {
 		header, err := frames.NextFrame()
@@ -207,7 +207,7 @@ func (c *connection) readMessages() error {
 			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Only text messages are supported.")
 			err = frames.Discard()
 		case !c.accept(1, 0):
-			err = frames.Discard() // keeps nothing in memory
+			err = frames.Discard() // without storing the message
 		default:
 			var text []byte
 			if text, err = io.ReadAll(frames); err == nil {
@@ -224,7 +224,8 @@ func (c *connection) readMessages() error {
 	}
 }
 
-// control handles a control frame (RFC 6455, section 5.5).
+// control handles a control frame (RFC 6455, section 5.5). It responds to a ping with a pong, and
+// to a close frame with a close frame. After a close frame, it returns errClosed.
 func (c *connection) control(header ws.Header, r io.Reader) error {
 	payload := make([]byte, header.Length) // at most 125 bytes
 	if _, err := io.ReadFull(r, payload); err != nil {
@@ -243,12 +244,11 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // debug, because each code makes a separate log message
+	c.closeWith(slog.LevelDebug, code, "") // at debug, because clients choose the code
 	return errClosed
 }
 
-// closeCode returns the close code and the reason for an error of readMessages, and the level at
-// which to log them.
+// closeCode returns the log level, the close code and the reason for an error of readMessages.
 func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	switch {
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):
@@ -262,8 +262,8 @@ func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	}
 }
 
-// accept counts messages and bytes, and closes the connection if either exceeds its limit. It
-// returns false if the connection is closing and messages must be ignored.
+// accept adds to the counts of received messages and bytes, and closes the connection if a count
+// exceeds its limit. It returns false if the connection is closing and the message must be ignored.
 func (c *connection) accept(messages, bytes int64) bool {
 	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
 		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")

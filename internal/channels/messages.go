@@ -14,7 +14,7 @@ type incoming struct {
 	Data  json.RawMessage `json:"data"`
 }
 
-// handle handles a message from the client.
+// handle handles a text message. It responds to invalid and unknown messages with pusher:error.
 func (c *connection) handle(text []byte) {
 	var in incoming
 	if err := json.Unmarshal(text, &in); err != nil || in.Event == "" {
@@ -34,10 +34,10 @@ func (c *connection) handle(text []byte) {
 	}
 }
 
-// handleSubscription subscribes to, or unsubscribes from, the channel in a message's data.
+// handleSubscription subscribes to the channel that a message names, or unsubscribes from it.
 func (c *connection) handleSubscription(in incoming) {
 	var inner string
-	if json.Unmarshal(in.Data, &inner) == nil { // some libraries encode data twice
+	if json.Unmarshal(in.Data, &inner) == nil { // some libraries send JSON in a string
 		in.Data = []byte(inner)
 	}
 	var subscription struct {
@@ -56,13 +56,13 @@ func (c *connection) handleSubscription(in incoming) {
 	}
 }
 
-// sendError sends pusher:error. The code is a ws.StatusCode, or nil, which becomes null.
+// sendError sends pusher:error. The code is a ws.StatusCode, or nil, which is encoded as null.
 func (c *connection) sendError(code any, text string) {
 	c.send(jsonFrame(outgoing{Event: "pusher:error", Data: map[string]any{"code": code, "message": text}}))
 }
 
-// outgoing is a message to a client. Data is a string that holds JSON, in all events but
-// pusher:error.
+// outgoing is a message to a client. Data is a string, which usually contains JSON, except in
+// pusher:error, where it is an object.
 type outgoing struct {
 	Event   string `json:"event"`
 	Channel string `json:"channel,omitempty"`
@@ -74,8 +74,9 @@ var (
 	pongMessage = jsonFrame(outgoing{Event: "pusher:pong", Data: "{}"})
 )
 
-// jsonFrame returns the frame of a message. All subscribers of a channel share it.
+// jsonFrame returns a frame that contains m as JSON. Frames must not be changed, because the
+// subscribers of a channel share them.
 func jsonFrame(m outgoing) []byte {
-	b, _ := json.Marshal(m) // strings and numbers can't fail
+	b, _ := json.Marshal(m) // never fails for strings and numbers
 	return ws.MustCompileFrame(ws.NewTextFrame(b))
 }

@@ -1,15 +1,14 @@
-// Package channels is an embedded Pusher Channels server: public channels, in
-// memory, for one app. It implements the parts of the Channels protocol, versions 5
-// to 7, that pusher-js needs to subscribe and that Channels libraries need to trigger
-// events, so that an app that uses Channels can be tried, developed and tested without
-// an account.
+// Package channels is an embedded Pusher Channels server, so that an app that uses Channels can be
+// developed and tested without a Pusher account. It serves one app and its public channels, in
+// memory. Clients such as pusher-js subscribe over WebSockets, with version 5, 6 or 7 of the
+// Channels protocol. Libraries such as pusher-http-go trigger events over the HTTP API.
 //
-//	GET  /app/{key}               opens the WebSocket on which clients subscribe
+//	GET  /app/{key}               opens a WebSocket, on which the client subscribes
 //	POST /apps/{id}/events        triggers one event on up to 100 channels
 //	POST /apps/{id}/batch_events  triggers up to 10 events
 //
-// Not implemented: private, presence, encrypted and cache channels, client events,
-// user authentication, webhooks, and API requests that query channels.
+// Not implemented: private, presence, encrypted and cache channels, client events, user
+// authentication, webhooks, and API requests that query channels.
 //
 // Events are not stored: only current subscribers receive an event.
 package channels
@@ -33,37 +32,37 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// Limits. Those marked "Pusher's" are in Pusher's documentation
-// (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
+// The server's limits. Those marked "Pusher's" are documented at
+// https://pusher.com/docs/channels/library_auth_reference/rest-api/.
 const (
-	maxConnections   = 20_000   // more are closed with code 4100
-	maxPerClient     = 500      // connections of one client address, which a whole office may share
-	maxSubscriptions = 100      // channels of one connection
-	maxMessage       = 8 << 10  // bytes of one message from a client; a subscription needs 300
-	maxMessages      = 500      // from one connection between two sweeps
-	maxReceivedBytes = 64 << 10 // from one connection between two sweeps
+	maxConnections   = 20_000   // open WebSockets; more are closed with code 4100
+	maxPerClient     = 500      // open WebSockets per client address, which a whole office may share
+	maxSubscriptions = 100      // channels per connection
+	maxMessage       = 8 << 10  // bytes per message from a client; a subscription needs at most 300
+	maxMessages      = 500      // messages per connection between two sweeps
+	maxReceivedBytes = 64 << 10 // bytes per connection between two sweeps
 	maxChannelName   = 164      // characters; Pusher's
 	maxEventName     = 200      // characters; Pusher's
-	maxEventData     = 10 << 10 // bytes, decoded; Pusher's
-	maxEventChannels = 100      // Pusher's
-	maxBatch         = 10       // events; Pusher's
-	maxBody          = 1 << 20  // bytes: a full batch, however its JSON is escaped
-	maxClockSkew     = 600      // seconds between auth_timestamp and now; Pusher's
+	maxEventData     = 10 << 10 // bytes, after JSON decoding; Pusher's
+	maxEventChannels = 100      // channels per event; Pusher's
+	maxBatch         = 10       // events per batch; Pusher's
+	maxBody          = 1 << 20  // bytes; enough for a full batch, however its JSON is escaped
+	maxClockSkew     = 600      // seconds between auth_timestamp and the server's clock; Pusher's
 
-	// Queues of slow subscribers. The subscribers of a channel share its frames: each
-	// queue needs only 24 bytes per frame, for a slice header.
-	maxQueuedBytes  = 16 << 20 // of one connection: 1,600 of the largest events
-	maxQueuedFrames = 8192     // of one connection
-	maxQueuedTotal  = 1 << 20  // frames of all connections
-	maxBatchBytes   = 64 << 10 // of one write, which must finish within writeTimeout
+	// Limits of the queues of frames to clients. The subscribers of a channel share its frames, so
+	// each queue needs only 24 bytes per frame, for a slice header.
+	maxQueuedBytes  = 16 << 20 // per connection; 1,600 of the largest events
+	maxQueuedFrames = 8192     // per connection
+	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
+	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
 
-	activityTimeout = 120 // seconds, sent to clients, which ping after this time without activity
+	activityTimeout = 120 // seconds without a message before a client sends a ping; sent to clients
 	sweepInterval   = 5 * time.Second
-	pingAfter       = 25 * time.Second       // without activity; Heroku's router disconnects after 55 s
-	dropAfter       = 60 * time.Second       // without activity, so without a response to a ping
-	writeTimeout    = 10 * time.Second       // for a client to receive a batch
-	closeTimeout    = 2 * time.Second        // for a client's close frame
-	lingerTime      = 300 * time.Millisecond // for a client's close frame after it sent an invalid frame
+	pingAfter       = 25 * time.Second       // of inactivity; Heroku disconnects after 55 s
+	dropAfter       = 60 * time.Second       // of inactivity, which means no response to pings
+	writeTimeout    = 10 * time.Second       // for a client to receive a batch of frames
+	closeTimeout    = 2 * time.Second        // for a handshake, and for a client's close frame
+	lingerTime      = 300 * time.Millisecond // for a client's close frame after its invalid frame
 )
 
 // Close codes tell pusher-js what to do next. 4000-4099: don't reconnect. 4100-4199: reconnect
@@ -104,20 +103,21 @@ type Server struct {
 	log     *slog.Logger
 	mux     *http.ServeMux
 	started time.Time
-	open    sync.WaitGroup // one for each connection
-	queued  atomic.Int64   // frames in all queues
+	open    sync.WaitGroup // counts connections, including those that are being established
+	queued  atomic.Int64   // frames in the queues of all connections
 
-	mu          sync.Mutex // held while an event is published, so that all subscribers receive events in the same order
+	// mu guards the fields below. It also makes all subscribers receive events in the same order.
+	mu          sync.Mutex
 	closed      bool
 	lastID      uint64
 	connections map[*connection]struct{}
-	clients     map[netip.Prefix]int     // connections by client address
-	channels    map[string][]*connection // subscribers, in slices so that publish reads memory in order
+	clients     map[netip.Prefix]int     // numbers of connections by client address
+	channels    map[string][]*connection // subscribers; slices are faster to iterate over than maps
 }
 
-// New returns a running server for app. The caller must call Close when done. The server
-// logs connections, subscriptions and events at level debug, and problems at higher levels.
-// Clients can cause any number of problems, so log should limit repeated messages.
+// New returns a running server for app. Call Close to stop it. The server logs connections,
+// subscriptions and events at level debug, and problems at higher levels. Clients can cause any
+// number of problems, so log should limit repeated messages.
 func New(app App, options Options, log *slog.Logger) *Server {
 	s := &Server{
 		app:         app,
@@ -142,13 +142,13 @@ func New(app App, options Options, log *slog.Logger) *Server {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close stops accepting connections, asks every client to reconnect at once (close code
-// 4200), and waits up to 5 s for all connections to end.
+// Close refuses new connections, asks every client to reconnect at once (close code 4200), and
+// waits up to 5 s for all connections to end. It may be called more than once.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.connections {
-		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // debug: one line each
+		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // one per client
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -158,13 +158,12 @@ func (s *Server) Close() {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(2*closeTimeout + time.Second): // a handshake, then a close: closeTimeout each
+	case <-time.After(2*closeTimeout + time.Second): // closeTimeout each for a handshake and a close
 	}
 }
 
-// serveWebSocket upgrades a request to a WebSocket. The server sends origin, key
-// and protocol errors over the WebSocket, because browsers hide handshake failures from
-// pages.
+// serveWebSocket upgrades a request to a WebSocket. The server sends origin, key and protocol
+// errors over the WebSocket, because browsers hide handshake failures from pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !isHandshake(r.Header) {
 		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make the proxy forward the Upgrade and Connection headers")
@@ -205,8 +204,8 @@ func isHandshake(h http.Header) bool {
 		h.Get("Sec-WebSocket-Version") == "13"
 }
 
-// admit registers c and sends it the first message: that the connection is established, or
-// why it is closed. A refused connection counts toward the limits until it has ended.
+// admit registers c and sends either pusher:connection_established or the reason why it closes c. A
+// refused connection counts toward the limits until it has ended.
 func (s *Server) admit(c *connection, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,13 +227,12 @@ func (s *Server) admit(c *connection, r *http.Request) {
 		`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout)}))
 }
 
-// refusal returns the close code and the reason if c can't be admitted. The caller
-// holds s.mu.
+// refusal returns the close code and the reason for refusing c, or 0 and "". The caller holds s.mu.
 func (s *Server) refusal(c *connection, r *http.Request) (code ws.StatusCode, reason string) {
 	key, protocol := r.PathValue("key"), r.URL.Query().Get("protocol")
 	version, err := strconv.Atoi(protocol)
 	switch {
-	case s.closed: // not 4200: before a connection is established, pusher-js would retry without pause
+	case s.closed: // not 4200, after which pusher-js would retry without a pause
 		return codeOverCapacity, "This server is stopping. Reconnect in a moment."
 	case len(s.connections) >= s.options.MaxConnections:
 		return codeOverCapacity, "This server has too many connections. Reconnect later."
@@ -254,7 +252,7 @@ func (s *Server) refusal(c *connection, r *http.Request) (code ws.StatusCode, re
 	return 0, ""
 }
 
-// remove unregisters c and removes its subscriptions.
+// remove unregisters c, which has ended, and removes its subscriptions.
 func (s *Server) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,7 +266,8 @@ func (s *Server) remove(c *connection) {
 	s.open.Done()
 }
 
-// subscribe adds c to the subscribers of a channel and sends it the confirmation.
+// subscribe adds c to the subscribers of a channel and sends it
+// pusher_internal:subscription_succeeded, or pusher:error if the subscription is not possible.
 func (s *Server) subscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,6 +285,7 @@ func (s *Server) subscribe(c *connection, channel string) {
 	}
 }
 
+// unsubscribe removes c from the subscribers of a channel. The protocol has no response to this.
 func (s *Server) unsubscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,8 +296,8 @@ func (s *Server) unsubscribe(c *connection, channel string) {
 	}
 }
 
-// removeSubscriber removes c from a channel by moving the last subscriber to its place.
-// The caller holds s.mu.
+// removeSubscriber removes c from a channel by moving the last subscriber to its place in the
+// slice. The caller holds s.mu.
 func (s *Server) removeSubscriber(channel string, c *connection) {
 	subscribers := s.channels[channel]
 	end := len(subscribers) - 1
@@ -308,7 +308,8 @@ func (s *Server) removeSubscriber(channel string, c *connection) {
 	}
 }
 
-// publish queues events for all their subscribers. It never waits for a client.
+// publish queues each event for the subscribers of its channels, except for the connection that the
+// event excludes. It never waits for a client.
 func (s *Server) publish(events []event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -332,8 +333,7 @@ func (s *Server) publish(events []event) {
 	}
 }
 
-// dropSlowest drops the connections whose queues are at least as long as the average.
-// The caller holds s.mu.
+// dropSlowest drops the connections with queues of average length or more. The caller holds s.mu.
 func (s *Server) dropSlowest() {
 	average := int(s.queued.Load()) / len(s.connections)
 	for c := range s.connections {
@@ -345,25 +345,25 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections periodically, until the server is closed. Because of this one
-// timer, open connections need no timers or deadlines of their own.
+// sweep checks all connections every sweepInterval, until the server is closed. It replaces timers
+// and deadlines of the individual connections.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	now := time.Since(s.started) // monotonic, so setting the clock disconnects no client
+	now := time.Since(s.started) // monotonic, so setting the clock has no effect
 	for c := range s.connections {
 		c.check(now)
 	}
 	time.AfterFunc(sweepInterval, s.sweep)
 }
 
-// allowedOrigin reports whether the page in the Origin header may open a WebSocket: it must
-// be from the same host and port or, on one machine, from another loopback port. Requests
-// without an Origin come from programs other than browsers. The scheme is not compared,
-// because a proxy may terminate TLS.
+// allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page
+// must be from this server's host and port. If the browser is on the same machine, the page may
+// also be from another loopback address or port. Requests without an Origin are allowed, because
+// they don't come from browsers. The scheme is not compared: a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

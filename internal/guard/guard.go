@@ -1,6 +1,6 @@
-// Package guard stands between the internet and the app's handlers: it sets security
-// headers, recovers from panics, and limits clicks, connections, memory and the log.
-// Its own responses are one or two sentences of text/plain.
+// Package guard protects the app from the internet. It sets security headers, rejects cross-origin
+// requests, recovers from panics, and limits clicks, connections, memory and the log. Its own
+// responses are one or two sentences of plain text.
 package guard
 
 import (
@@ -13,16 +13,16 @@ import (
 	"strings"
 )
 
-// Headers sets the security headers of every response. The page may load pusher-js from its CDN,
-// and may otherwise use its own origin only; connect lists more origins that it may connect to.
-// If a trusted proxy received the request over TLS, the response tells browsers to use TLS for
-// a year (RFC 6797).
+// Headers sets the security headers of every response. The Content-Security-Policy allows the page
+// to load pusher-js from its CDN, to connect to the origins in connect, and otherwise to use its
+// own origin only. If a trusted proxy received the request over TLS, browsers are told to use only
+// TLS for a year (RFC 6797).
 func Headers(trustProxy bool, connect []string, next http.Handler) http.Handler {
 	policy := "script-src 'self' https://js.pusher.com/8.6.0/; " +
 		strings.Join(append([]string{"connect-src 'self'"}, connect...), " ") + "; " +
 		"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; " +
 		"frame-ancestors 'none'; base-uri 'none'"
-	headers := http.Header{ // shared by all responses: setting a header then allocates nothing
+	headers := http.Header{ // shared by all responses, to avoid allocations
 		"Content-Security-Policy": {policy},
 		"Permissions-Policy":      {"camera=(), geolocation=(), microphone=(), payment=(), usb=()"},
 		"Referrer-Policy":         {"no-referrer"},
@@ -37,8 +37,8 @@ func Headers(trustProxy bool, connect []string, next http.Handler) http.Handler 
 	})
 }
 
-// SameOrigin rejects unsafe cross-origin requests with 403. Same-origin and non-browser
-// requests pass.
+// SameOrigin rejects cross-origin requests from browsers with 403, except GET, HEAD and OPTIONS
+// (see [http.CrossOriginProtection]). It allows requests from programs other than browsers.
 func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -49,10 +49,9 @@ func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	return p.Handler(next)
 }
 
-// RejectRebinding responds with 421 to requests whose Host is neither localhost nor an IP
-// address. It protects a server on a loopback address from DNS rebinding, in which a site points
-// its own name at 127.0.0.1, so that its pages count as same-origin and can read the page and
-// send clicks.
+// RejectRebinding responds with 421 to requests whose Host is neither localhost nor an IP address.
+// It protects a server on a loopback address from DNS rebinding: an attacker makes the name of a
+// site resolve to 127.0.0.1, so browsers let pages of that site read this page and send clicks.
 func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()
@@ -67,7 +66,8 @@ func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 
 func shorten(s string) string { return s[:min(len(s), 100)] } // for the log
 
-// Recover responds to a panic in a handler with 500 and logs it with its stack.
+// Recover recovers from a panic in a handler: it logs the panic and its stack, and responds with
+// 500.
 func Recover(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxClients limits the memory of RateLimit, which needs about 200 bytes per client. If there
-// are more clients, RateLimit resets the limits of all clients, but not the overall limit.
+// maxClients limits the memory of RateLimit, which needs about 200 bytes per client. When there are
+// more clients, RateLimit resets the limits of all clients, but not the overall limit.
 const maxClients = 1 << 14
 
-// RateLimit limits each client to perSecond requests per second and to bursts of ten times as
-// many (at least one), and rejects excess requests with 429. The limit for all clients together
-// is 20 times as high; requests over it get 503. If perSecond is 0, there are no limits.
+// RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as
+// many (at least one), and rejects further requests with 429. All clients together are limited to
+// 20 times as many; further requests get 503. If perSecond is 0, there are no limits.
 func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) netip.Prefix, next http.Handler) http.Handler {
 	if perSecond == 0 {
 		return next
@@ -55,8 +55,8 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 	})
 }
 
-// MaxInFlight allows n requests at a time and rejects more immediately with 503, because a queue
-// would only make every client wait.
+// MaxInFlight allows n concurrent requests. It rejects further requests with 503 at once, because
+// in a queue, every client would have to wait.
 func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -72,11 +72,11 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	})
 }
 
-// ClientAddress returns a function that identifies clients by IPv4 address, or by IPv6 /56,
-// which providers assign to one customer (RFC 6177). Behind a trusted proxy, the address is the
-// last entry of X-Forwarded-For, which the proxy wrote; earlier entries can be forged. If there
-// are several such headers, any of them may be forged, so the address is that of the connection.
-// All clients whose address can't be parsed count as one.
+// ClientAddress returns a function that identifies the client of a request. It returns the IPv4
+// address, or the /56 network of an IPv6 address, because providers assign a whole network to one
+// customer (RFC 6177). Behind a trusted proxy, the address is the last entry of X-Forwarded-For,
+// which the proxy added; clients can forge the others. If there are several such headers, none can
+// be trusted, and the address is that of the connection. All invalid addresses count as one client.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)

@@ -10,19 +10,19 @@ import (
 
 const (
 	maxRepeats  = 5   // records with the same message that LimitLog passes per minute
-	maxMessages = 100 // different messages that LimitLog counts
+	maxMessages = 100 // different messages that LimitLog counts per minute; it counts the rest as one
 )
 
-// LimitLog returns a handler that passes at most 5 records per minute with the same message to
-// next, so that repeated requests can't fill the log. After each minute, it logs how many it
-// suppressed. Records below slog.LevelInfo always pass.
+// LimitLog returns a handler that passes records to next, but at most 5 per minute with the same
+// message, so that repeated requests can't fill the log. At the end of each minute, it logs how
+// many records it suppressed. It passes all records below slog.LevelInfo.
 func LimitLog(next slog.Handler) slog.Handler {
 	return limitedLog{next, &repeats{log: slog.New(next), seen: make(map[string]int)}}
 }
 
 type limitedLog struct {
 	slog.Handler
-	repeats *repeats // shared with the handlers derived from this one
+	repeats *repeats // shared by all handlers that WithAttrs and WithGroup return
 }
 
 func (l limitedLog) Handle(ctx context.Context, r slog.Record) error {
@@ -40,14 +40,16 @@ func (l limitedLog) WithGroup(name string) slog.Handler {
 	return limitedLog{l.Handler.WithGroup(name), l.repeats}
 }
 
+// repeats counts the records in the current minute.
 type repeats struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	seen map[string]int // records in the current minute, by message
+	seen map[string]int // by message
 }
 
+// allow counts a record and reports whether it may be logged.
 func (p *repeats) allow(message string) bool {
-	// Many of net/http's messages contain an address, which differs each time.
+	// Many of net/http's messages contain an address. Count those that differ only in that as one.
 	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
 		message = message[:i]
 	}
@@ -63,6 +65,7 @@ func (p *repeats) allow(message string) bool {
 	return p.seen[message] <= maxRepeats
 }
 
+// summarize logs how many records were suppressed, and resets the counts.
 func (p *repeats) summarize() {
 	var more []any
 	p.mu.Lock()

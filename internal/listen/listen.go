@@ -1,4 +1,4 @@
-// Package listen explains why listening on an address failed, and returns the URLs of the page.
+// Package listen explains why the app can't listen on an address, and returns the URLs of the page.
 package listen
 
 import (
@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// Explain returns an error that says why [net.Listen] failed for addr, and what to do.
+// Explain returns an error that says why [net.Listen] failed for addr and how to fix it.
 func Explain(err error, addr string) error {
-	// The numbers are WSAEADDRINUSE and WSAEACCES. On Windows, package syscall defines
-	// EADDRINUSE and EACCES with made-up values, which the system never returns.
+	// The numbers are WSAEADDRINUSE and WSAEACCES. On Windows, EADDRINUSE and EACCES of package
+	// syscall have invented values, which differ from these codes.
 	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EADDRINUSE, 10048:
 		return fmt.Errorf("%s is already in use by another program: stop it, or choose another address with -addr %s", addr, NextAddr(addr))
@@ -23,16 +23,15 @@ func Explain(err error, addr string) error {
 	}
 }
 
-// NextAddr returns addr with the next higher port.
+// NextAddr returns addr with the next port. The port may be a name, such as http.
 func NextAddr(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
-	n, _ := net.LookupPort("tcp", port) // which may be a name, such as http
+	n, _ := net.LookupPort("tcp", port)
 	return net.JoinHostPort(host, strconv.Itoa(n%65535+1))
 }
 
-// URLs returns the page's URL for this machine and, if at is on all interfaces, those for
-// other devices on the network. No URL uses localhost, because AirPlay may listen there on
-// macOS.
+// URLs returns the URL of the page for this machine and, if at is an unspecified address, those for
+// other devices on the network. No URL contains localhost: on macOS, AirPlay may listen there.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

@@ -1,6 +1,5 @@
-// Package pusherapi limits the calls that pusher-http-go makes to the HTTP API of a Pusher
-// Channels server, and explains failed calls. NewTransport and InProcess return transports for
-// pusher-http-go; Explain says in a sentence or two why a call failed and how to fix it.
+// Package pusherapi provides transports through which pusher-http-go calls the HTTP API of a
+// Channels server, with limits on each call. Explain says why a call failed and how to fix it.
 package pusherapi
 
 import (
@@ -25,23 +24,22 @@ import (
 
 const (
 	callTimeout = 5 * time.Second // for connecting, sending, and reading the response
-	dialTimeout = 3 * time.Second // for DNS and TCP
-	maxResponse = 64 << 10        // bytes; the API's responses have only a few
+	dialTimeout = 3 * time.Second // for resolving the host name and connecting
+	maxResponse = 64 << 10        // bytes; the API's responses are much smaller
 )
 
-// NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A
-// call ends within 5 s and reads at most 64 KB. It fails unless the status is 2xx.
+// NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A call
+// ends within 5 s, reads at most 64 KB, and fails unless the status of the response is 2xx.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	t.TLSHandshakeTimeout = callTimeout - dialTimeout // so that no dial outlives its call
-	// Close idle connections before the server does, which nginx and load balancers do after
-	// 60 s or more: a request sent during the close fails, and retrying it might send the
-	// event twice.
+	t.TLSHandshakeTimeout = callTimeout - dialTimeout // so that no attempt outlives its call
+	// Close idle connections before the server does; nginx and load balancers do so after 60 s or
+	// more. A request that is sent just before that fails, and a retry might send the event twice.
 	t.IdleConnTimeout = 30 * time.Second
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
-	t.DisableCompression = true // responses have only a few bytes
+	t.DisableCompression = true // not worth it for a few bytes
 	return limitedTransport{t}
 }
 
@@ -51,8 +49,8 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
-	// The WroteRequest hook would tell no more than GotConn, because net/http calls it before it
-	// flushes its buffer.
+	// GotConn means that the request may have been sent. WroteRequest says no more than that,
+	// because net/http calls it before it flushes its buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
 		GotFirstResponseByte: func() { call.responded.Store(true) },
@@ -79,15 +77,15 @@ func respond(status int, header http.Header, body []byte) (*http.Response, error
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
-// callError is a failed call. Visitors must not see its text, which may contain what the server
-// sent: for a response with a status other than 2xx, the text is the status and the body.
+// callError is the error of a failed call. If the status isn't 2xx, its text is the status and the
+// body of the response. Don't show or log it, because the body may quote parts of the request.
 type callError struct {
 	error
-	connected bool        // false if the request was never sent
-	wasIdle   bool        // whether the connection was idle before
+	connected bool        // whether the call got a connection; if not, the request was not sent
+	wasIdle   bool        // whether the connection had been idle, after an earlier call
 	responded atomic.Bool // whether the server sent any byte of a response
-	status    int         // of the response; 0 without a complete response
-	date      time.Time   // of the response, by the server's clock; zero if unknown
+	status    int         // of the response; 0 if there was no complete response
+	date      time.Time   // the Date header of the response; zero if there was none
 }
 
 func (e *callError) timedOut() bool {
@@ -95,7 +93,7 @@ func (e *callError) timedOut() bool {
 	return errors.As(e.error, &timeout) && timeout.Timeout()
 }
 
-// clock describes this machine's clock relative to the Date header, such as "5m behind".
+// clock returns how this machine's clock differs from the Date header, such as "1h30m behind".
 func (e *callError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
@@ -110,7 +108,7 @@ func (e *callError) clock() string {
 }
 
 // InProcess returns a transport that calls handler directly, without a network, so that
-// pusher-http-go can trigger events on an embedded server. A status other than 2xx is an error.
+// pusher-http-go can trigger events on an embedded server. A call fails unless the status is 2xx.
 func InProcess(handler http.Handler) http.RoundTripper { return inProcess{handler} }
 
 type inProcess struct{ handler http.Handler }
@@ -132,15 +130,14 @@ type recorder struct {
 func (w *recorder) Header() http.Header    { return w.header }
 func (w *recorder) WriteHeader(status int) { w.status = status }
 
-// Explain says in one or two sentences why a call of pusher-http-go failed and how to
-// fix it, and returns the HTTP status to respond with: 504 for a timeout, else 502.
-// Visitors to the page see this text, so it contains no host, URL, key or secret, and nothing
-// that the server sent. The argument server is "Pusher", or a name such as "the Channels
-// server".
+// Explain returns a text that says why a call of pusher-http-go failed and how to fix it, and the
+// HTTP status to respond with: 504 for a timeout, otherwise 502. The text is for visitors of the
+// page, so it contains no host, URL, key or secret, and nothing that the server sent. It calls the
+// Channels server by the given name, such as "Pusher" or "the Channels server".
 func Explain(err error, server string) (status int, text string) {
 	call, ok := errors.AsType[*callError](err)
 	if !ok {
-		call = &callError{error: err, connected: true} // refused by pusher-http-go
+		call = &callError{error: err, connected: true} // pusher-http-go itself refused the event
 	}
 	status = http.StatusBadGateway
 	if call.timedOut() {
@@ -151,18 +148,17 @@ func Explain(err error, server string) (status int, text string) {
 	return status, strings.ToUpper(text[:1]) + text[1:]
 }
 
-// cause is a reason why a call failed, with the text that Explain returns for it. In the text,
-// {server} stands for the server's name, {status} for the status of its response, and {clock} for
-// how far this machine's clock is off.
+// cause is a reason why calls fail, with the text that explains it. In the text, {server} stands
+// for the server's name, {status} for the status of its response, and {clock} for callError.clock.
 type cause struct {
 	applies func(*callError) bool
 	text    string
 }
 
-// causes lists all causes. Explain uses the first that applies; the last always applies.
+// causes contains all causes. Explain uses the first one that applies; the last one always does.
 var causes = []cause{
 	{says(`^status .*timestamp expired`), "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
-	{says(`^status .*signature`), wrongSecret}, // before auth_key, which such errors mention too
+	{says(`^status .*signature`), wrongSecret}, // first, because these errors may mention auth_key
 	{says(`^status (404|.*(auth_key|app key|app_id|unknown app))`), "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App Keys page on the Pusher dashboard, or with the server's configuration."},
 	{says(`^status .*(http request to an https server|plain http)`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
 	{says(`^status 401`), wrongSecret},
@@ -179,9 +175,9 @@ var causes = []cause{
 	{func(e *callError) bool { return e.timedOut() && !e.connected }, "{server} could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."},
 	{(*callError).timedOut, "{server} did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and " + serverLog + "."},
 
-	// The numbers are Windows error codes. On Windows, syscall.ECONNREFUSED and similar constants
-	// have invented values, which no actual error has.
-	{says(`too many open files`), tooManyFiles}, // also of DNS errors, which have only the text
+	// The numbers are error codes of Windows, where the constants of package syscall, such as
+	// ECONNREFUSED, have invented values that differ from the actual codes.
+	{says(`too many open files`), tooManyFiles}, // DNS errors contain only the text
 	{code(10024), tooManyFiles},                 // WSAEMFILE
 	{is[*net.DNSError], "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."},
 	{code(syscall.ECONNREFUSED, 10061), "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."},
@@ -211,13 +207,13 @@ const (
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-// says returns a function that reports whether pattern matches an error's text.
+// says returns a function that reports whether a call error's text matches pattern.
 func says(pattern string) func(*callError) bool {
 	p := regexp.MustCompile("(?is)" + pattern)
 	return func(e *callError) bool { return p.MatchString(e.Error()) }
 }
 
-// code returns a function that reports whether an error has one of these system error codes.
+// code returns a function that reports whether a call error has one of these system error codes.
 func code(codes ...syscall.Errno) func(*callError) bool {
 	return func(e *callError) bool {
 		errno, ok := errors.AsType[syscall.Errno](e.error)
@@ -225,7 +221,7 @@ func code(codes ...syscall.Errno) func(*callError) bool {
 	}
 }
 
-// is matches errors that are or wrap an E.
+// is reports whether the call's error is or wraps an E.
 func is[E error](e *callError) bool {
 	_, ok := errors.AsType[E](e.error)
 	return ok

@@ -14,14 +14,14 @@ import (
 )
 
 var (
+	// The names of the settings in the environment and .env, and of those in app.cfg.
 	envNames = []string{"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT", "TRUST_PROXY"}
 	cfgNames = []string{"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"}
 
-	plainName = regexp.MustCompile(`^([A-Z_-]+|[a-z_-]+)$`) // unlike a random secret
+	plainName = regexp.MustCompile(`^([A-Z_-]+|[a-z_-]+)$`) // unlike most random secrets
 )
 
-// setting is a value and the place where it was set. String returns only the place, so that no
-// message contains the value.
+// setting is a value and where it was set. String never contains the value, which may be secret.
 type setting struct {
 	name  string // empty if the line has no known name
 	value string
@@ -41,12 +41,12 @@ func (v setting) String() string {
 	return v.name + place
 }
 
-// identify returns the known name for v.name. If there is none, it returns "" and adds a
-// warning, which shows v.name unless that could be a secret in the wrong place. In the
-// environment, it warns only about names that begin with PUSHER: the rest belong to other programs.
+// identify returns the setting that v.name names, or "". It adds a warning about an unknown name;
+// if that is in the environment, only if it begins with PUSHER, because other names belong to other
+// programs. The warning doesn't show a name that could be a secret in the wrong place.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
-	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
+	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows names such as app_id
 	if v.file == "app.cfg" {
 		name, names = short, cfgNames
 	}
@@ -69,9 +69,8 @@ func (s *Settings) identify(v setting) string {
 	return ""
 }
 
-// readFile adds the settings in a file of NAME=value lines to values. It ignores unknown
-// names with a warning, but their lines must be well formed too. It leaves out empty
-// values.
+// readFile reads NAME=value lines from a file, if it exists, and adds the settings to values,
+// except empty ones. Unknown names cause a warning, but malformed lines always cause an error.
 func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 	data, err := os.ReadFile(filepath.Join(dir, file))
 	switch {
@@ -106,8 +105,8 @@ func (s *Settings) readFile(values map[string]setting, dir, file string) error {
 var (
 	lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-	// godotenv expands $NAME and removes \ in double quotes. escape replaces both with
-	// control characters, which are invalid in a line, and unescape restores them.
+	// godotenv expands $NAME, and removes \ in double quotes. escape replaces $ and \ with control
+	// characters, which a valid line never contains, and unescape restores them.
 	escape   = strings.NewReplacer(`$`, "\x01", `\`, "\x02")
 	unescape = strings.NewReplacer("\x01", `$`, "\x02", `\`)
 
@@ -115,12 +114,12 @@ var (
 	valuePattern = regexp.MustCompile(`^([^'"].*|'[^']*'|"[^"]*")\s*(#.*)?$`)
 )
 
-// parseLine returns the name and the value in a line, or a problem, which an error message
-// states after the file and line. All three are empty for a blank line and for a comment.
+// parseLine returns the name and the value in a line. If the line is invalid, problem is the text
+// of an error, to follow the line's place. For blank lines and comments, all results are empty.
 //
-// parseLine passes each line to godotenv separately, so that an unclosed quote can't extend
-// into the next line. It first rejects or handles lines that godotenv would misread: it would
-// read the value of NAME="a"b as a, and that of NAME= # c as # c.
+// parseLine passes each line to godotenv separately, so that an unclosed quote can't extend into
+// the next line. It first handles the lines that godotenv would misread: godotenv would read the
+// value of NAME="a"b as a, and that of NAME= # c as # c.
 func parseLine(line string) (name, value, problem string) {
 	const form = "must have the form NAME=value or NAME = 'value', without control characters: correct it, or put # in front to make it a comment"
 	line = strings.TrimSpace(line)
@@ -135,7 +134,7 @@ func parseLine(line string) (name, value, problem string) {
 	case !valuePattern.MatchString(m[3]):
 		return m[1], "", "must have its whole value in one pair of quotes, with nothing after it but a # comment: close the quote, or use the other kind around a value that contains quotes"
 	}
-	values, _ := godotenv.Unmarshal(escape.Replace(line)) // its error quotes the line
+	values, _ := godotenv.Unmarshal(escape.Replace(line)) // its error may contain a secret
 	value, ok := values[m[1]]
 	if !ok {
 		return m[1], "", form

@@ -1,9 +1,9 @@
-// Package settings reads the program's settings from the environment, .env and
-// app.cfg: where events go, where the page connects, which address to listen on.
+// Package settings reads the program's settings from the environment, .env and app.cfg. They
+// determine where events go, where the page connects, and at which address the app listens.
 //
-// If a setting is invalid, Load returns a one-line error that says where the setting
-// is, what is wrong with it and how to fix it. No error or warning contains any part
-// of a value, because a secret may have been pasted in the wrong place.
+// If a setting is invalid, Load returns a one-line error that says where the setting is, what is
+// wrong with it and how to fix it. No error or warning contains any part of a value, because
+// someone may have pasted a secret in the wrong place.
 package settings
 
 import (
@@ -22,9 +22,9 @@ import (
 
 // Settings are the program's settings. Don't log them as a whole: they contain the secret.
 type Settings struct {
-	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or
-	// "app.cfg", followed by "and PUSHER_CLUSTER" if that sets the cluster. It is
-	// empty if there are none; the fields up to SocketURL then have their zero values.
+	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or "app.cfg",
+	// followed by " and PUSHER_CLUSTER" if that sets the cluster. Without credentials, Source is
+	// empty and the fields up to SocketURL have their zero values.
 	Source string
 
 	AppID, Key, Secret string // AppID and Key have only letters, digits, - and _
@@ -41,12 +41,11 @@ type Settings struct {
 	Warnings   []string // sentences about settings that are ignored
 }
 
-// Embedded reports whether events go to the embedded server, because no credentials
-// are set.
+// Embedded reports whether events go to the embedded server, because there are no credentials.
 func (s Settings) Embedded() bool { return s.Source == "" }
 
-// ConnectOrigins returns the origins, besides its own, that the page connects to: for
-// WebSockets and, with Pusher, for SockJS, the fallback of pusher-js.
+// ConnectOrigins returns the origins to which the page connects, besides its own. With Pusher, they
+// include that of SockJS, which pusher-js uses if WebSockets are blocked.
 func (s Settings) ConnectOrigins() []string {
 	switch {
 	case s.Embedded():
@@ -58,9 +57,9 @@ func (s Settings) ConnectOrigins() []string {
 	}
 }
 
-// Load reads the settings from environ (in the form of [os.Environ]), .env in dir and, unless
-// PUSHER_URL is set, app.cfg in dir. environ overrides .env. An empty value counts as unset.
-// If Load returns an error, only the Warnings are valid.
+// Load reads the settings from environ, which has the form of [os.Environ], from .env in dir and,
+// unless PUSHER_URL is set, from app.cfg in dir. environ overrides .env. An empty value counts as
+// unset. If Load returns an error, only the Warnings are valid.
 func Load(environ []string, dir string) (Settings, error) {
 	s := Settings{Addr: "127.0.0.1:5000"}
 	values := map[string]setting{}
@@ -90,8 +89,8 @@ func Load(environ []string, dir string) (Settings, error) {
 	return s, s.resolve(values)
 }
 
-// readCredentials adds the parts of PUSHER_URL to values, under the names in app.cfg.
-// Without PUSHER_URL, it reads app.cfg.
+// readCredentials sets Source and adds the credentials to values: the parts of PUSHER_URL, under
+// their names in app.cfg, or the settings in app.cfg. It adds warnings about ignored settings.
 func (s *Settings) readCredentials(values map[string]setting, dir string) error {
 	_, err := os.Stat(filepath.Join(dir, "app.cfg"))
 	if v := values["PUSHER_URL"]; v.value != "" {
@@ -99,7 +98,7 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) error 
 		if err == nil {
 			s.Warnings = append(s.Warnings, "app.cfg is ignored, because "+s.Source+" is set: remove one of them")
 		}
-		if part := urlPattern.FindStringSubmatch(v.value); part != nil { // otherwise check says why not
+		if part := urlPattern.FindStringSubmatch(v.value); part != nil { // else check returns an error
 			part[2], _ = url.PathUnescape(part[2])
 			for i, name := range []string{"KEY", "SECRET", "HOST", "ID"} {
 				values[name] = setting{name: name, value: part[i+1], file: v.String()}
@@ -129,7 +128,7 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) error 
 	return nil
 }
 
-// resolve sets the addresses of the API and of the page's WebSocket, and the cluster.
+// resolve sets Host, Secure, Cluster and SocketURL.
 func (s *Settings) resolve(values map[string]setting) error {
 	host, socket, override := values["HOST"], values["PUSHER_SOCKET_URL"], values["PUSHER_CLUSTER"].value
 	s.Cluster = cmp.Or(override, values["CLUSTER"].value)
@@ -149,7 +148,7 @@ func (s *Settings) resolve(values map[string]setting) error {
 		return nil
 	}
 
-	s.Secure = true // even if PUSHER_URL has http, as old Heroku add-ons set it
+	s.Secure = true // even if PUSHER_URL has http, as from old Heroku add-ons
 	s.Host = strings.TrimSuffix(s.Host, ":80")
 	own := "" // the cluster that the host names
 	if m := apiPattern.FindStringSubmatch(name); m != nil {
@@ -178,13 +177,13 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL. SECRET must be percent-encoded where necessary.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // settings documented with placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // settings with placeholders
 )
 
-// rules lists what makes a value invalid. An error is the value's place, then the rule's text.
+// rules say which values are invalid. An error consists of the value's place and the rule's text.
 //
-// pusher-http-go puts ID and key into the request's URL unescaped, and so does pusher-js
-// with the key, so neither may contain characters that are special in URLs.
+// ID and KEY may not contain characters that are special in URLs, because pusher-http-go and
+// pusher-js put them into URLs unescaped.
 var rules = []struct {
 	names   string // of the settings that the rule applies to
 	invalid func(value string) bool
@@ -231,8 +230,7 @@ func not(valid func(string) bool) func(string) bool {
 	return func(value string) bool { return !valid(value) }
 }
 
-// check returns an error for the first rule that a value breaks. The error names the places of
-// all values that break that rule.
+// check returns an error for the first rule that is broken. It names the places of all such values.
 func check(values map[string]setting) error {
 	for _, rule := range rules {
 		var places []string
@@ -260,8 +258,8 @@ func isRate(value string) bool {
 
 func isHost(value string) bool { return hostOf(value) != "" }
 
-// hostOf returns the host in host[:port], in lower case: a name or an IP address, IPv6
-// in brackets. It returns "" if hostport is anything else.
+// hostOf returns the host of a host[:port], in lower case: a name, an IPv4 address, or an IPv6
+// address in brackets. It returns "" if hostport is invalid.
 func hostOf(hostport string) string {
 	m := hostPattern.FindStringSubmatch(strings.ToLower(hostport))
 	if m == nil {

@@ -1,4 +1,4 @@
-// Package site serves the page, templates/index.html at /, and the files of static/ at /static/.
+// Package site serves the page (templates/index.html) at / and the files in static/ at /static/.
 package site
 
 import (
@@ -19,9 +19,9 @@ import (
 
 const maxFileSize = 4 << 20 // bytes
 
-// New reads the template, and the regular files in static/ whose names don't begin with a
-// dot, from a file system. It renders the page with data, and returns a handler that serves
-// the page and the files from memory.
+// New returns a handler that serves the page and the files in static/ from memory. It reads them
+// from a file system and renders the page with data. It leaves out files whose path has an element
+// that begins with a dot, and those that are not regular.
 func New(from fs.FS, data any) (http.Handler, error) {
 	text, err := read(from, "templates/index.html")
 	if err != nil {
@@ -53,9 +53,8 @@ func New(from fs.FS, data any) (http.Handler, error) {
 	}), err
 }
 
-// NewDebug returns a handler for development: it reads and renders the files in dir again
-// for every request. If one of them has an error, every response shows it. NewDebug
-// returns an error if dir contains no template.
+// NewDebug returns a handler for development: for every request, it reads and renders the files in
+// dir again. If a file has an error, all responses show it. NewDebug fails if dir has no template.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links can't lead out of it
 	if err == nil {
@@ -85,13 +84,12 @@ func read(from fs.FS, name string) ([]byte, error) {
 	return fs.ReadFile(from, name)
 }
 
-// newFile returns a handler that serves body. Browsers cache it, revalidate it on each use, and
-// receive it again only if it has changed. The handler doesn't use http.ServeContent, which
-// supports range requests: a request for thousands of ranges would cost as much as thousands of
-// requests.
+// newFile returns a handler that serves body. Browsers cache the body, and ask on each use whether
+// it has changed. The handler does not use [http.ServeContent], which supports range requests: one
+// request for thousands of ranges would cost as much as thousands of requests.
 func newFile(ext string, body []byte) http.Handler {
 	etag := fmt.Sprintf(`"%.12x"`, sha256.Sum256(body))
-	headers := http.Header{ // shared by all responses: setting a header then allocates nothing
+	headers := http.Header{ // shared by all responses, to avoid allocations
 		"Cache-Control":  {"no-cache"},
 		"Content-Length": {strconv.Itoa(len(body))},
 		"Content-Type":   {mime.TypeByExtension(ext)},
