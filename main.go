@@ -68,9 +68,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		_, err := io.WriteString(stdout, usage)
 		return err
 	case err != nil:
-		return fmt.Errorf("%w; see pusher-sample -h", err)
+		return fmt.Errorf("%w; use -h for help", err)
 	case command != "" && command != "trigger":
-		return fmt.Errorf("unknown command %.40q; see pusher-sample -h", command)
+		return fmt.Errorf("unknown command %.40q; use -h for help", command)
 	}
 
 	level := slog.LevelInfo
@@ -225,7 +225,7 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	case len(args) > len(parts):
 		return errors.New("trigger accepts at most three arguments, CHANNEL, EVENT and DATA: put quotes around data that contains spaces")
 	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
-		return errors.New("channel and event names can't begin with -: put flags before trigger (see pusher-sample -h)")
+		return errors.New("channel and event names can't begin with -: put flags before trigger")
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
@@ -236,7 +236,9 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	fmt.Fprintf(stdout, "%s accepted the event %s on the channel %s.\n", config.Host, name, to)
 	var fields map[string]any
 	json.Unmarshal([]byte(data), &fields)
-	if _, ok := fields["message"].(string); !ok && to == channel {
+	if to != channel {
+		fmt.Fprintf(stdout, "The page shows no alert for this event, because it subscribes only to %s.\n", channel)
+	} else if _, ok := fields["message"].(string); !ok {
 		fmt.Fprintln(stdout, `The page ignores this event: DATA must be a JSON object with a "message" string, such as '{"message":"hi"}'.`)
 	}
 	return nil

@@ -375,7 +375,7 @@ func TestCommandLine(t *testing.T) {
 		{"port too high", nil, []string{"-addr", ":99999"}, "", "can't listen on :99999 (listen tcp: address 99999: invalid port)"},
 		{"address in use", nil, []string{"-addr", taken.Addr().String()}, "", "is already in use by another program: stop it, or choose another address with -addr 127.0.0.1:"},
 		{"-addr overrides PORT", map[string]string{"PORT": "1"}, []string{"-addr", taken.Addr().String()}, "", taken.Addr().String() + " is already in use"},
-		{"unknown flag", nil, []string{"-x"}, "", "pusher-sample -h"},
+		{"unknown flag", nil, []string{"-x"}, "", "flag provided but not defined: -x; use -h for help"},
 		{"unknown command", nil, []string{"tigger"}, "", `unknown command "tigger"`},
 		{"bad port", map[string]string{"PORT": "http"}, nil, "", "PORT"},
 		{"bad URL", map[string]string{"PUSHER_URL": "https://k:hush@api-eu.pusher.com"}, nil, "", "PUSHER_URL"},
@@ -395,26 +395,31 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// trigger sends data that the page ignores, but warns about it.
-func TestTriggerWarnsAboutData(t *testing.T) {
+// trigger sends every event, but warns if the page shows no alert for it.
+func TestTriggerWarnsAboutEvents(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	env := map[string]string{"PUSHER_URL": upstream.PusherURL}
 	for _, tt := range []struct {
 		channel, event, data string
-		warns                bool
+		warning              string
 	}{
-		{channel, event, `{"message":"hi"}`, false},
-		{channel, event, "hi", true},
-		{channel, event, `"hi"`, true},
-		{channel, event, `{"text":"hi"}`, true},
-		{channel, event, `{"message":1}`, true},
-		{channel, "of-another-button", "hi", true},
-		{"other", event, "hi", false}, // the page doesn't subscribe to it
+		{channel, event, `{"message":"hi"}`, ""},
+		{channel, event, "hi", "DATA must be"},
+		{channel, event, `"hi"`, "DATA must be"},
+		{channel, event, `{"text":"hi"}`, "DATA must be"},
+		{channel, event, `{"message":1}`, "DATA must be"},
+		{channel, "of-another-button", "hi", "DATA must be"},
+		{"other", event, `{"message":"hi"}`, "it subscribes only to " + channel},
+		{"other", event, "hi", "it subscribes only to " + channel},
 	} {
 		before := len(upstream.Events())
 		out, err := runProgram(t, env, "trigger", tt.channel, tt.event, tt.data)
-		if warns := strings.Contains(out, "The page ignores this event"); err != nil || warns != tt.warns || len(upstream.Events()) != before+1 {
-			t.Errorf("%s on %s: %v, %d events, printed %q", tt.data, tt.channel, err, len(upstream.Events())-before, out)
+		result, warning, _ := strings.Cut(out, "\n")
+		if err != nil || !strings.Contains(result, " accepted the event ") || (warning == "") != (tt.warning == "") || !strings.Contains(warning, tt.warning) {
+			t.Errorf("%s on %s: %v, printed %q, want a warning with %q", tt.data, tt.channel, err, out, tt.warning)
+		}
+		if n := len(upstream.Events()) - before; n != 1 {
+			t.Errorf("%s on %s: %d events, want 1", tt.data, tt.channel, n)
 		}
 	}
 }

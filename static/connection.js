@@ -194,7 +194,7 @@ function explainRejection({ code, message }) {
   const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
   if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
   if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
-  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts.`];
+  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy forwards the Host header unchanged.`];
   if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now (${reason}). Trying again…`];
   return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
 }

@@ -197,7 +197,7 @@ var rules = []struct {
 	{"PUSHER_URL", not(matches(`^\w+://` + authority + `([/?#]|$)`)), "must have KEY:SECRET@HOST after the ://, with special characters percent-encoded (% as %25, / as %2F, @ as %40, # as %23, ? as %3F)" + urlForm},
 	{"PUSHER_URL", not(urlPattern.MatchString), "must end with /apps/ID right after the host, where ID has only letters, digits, - and _" + urlForm},
 
-	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + ", or use the PUSHER_URL that a running pusher-sample prints"},
+	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + ", or, without an account, remove app.cfg or use the PUSHER_URL that a running pusher-sample prints"},
 	{perApp, matches(`^<.*>$`), "must not be in < >: remove the < > and use your app's own value, from " + appKeys},
 	{"ID KEY", matches(`[^\w-]`), "must consist of letters, digits, - and _: copy it again, without surrounding characters"},
 	{"SECRET", quoted, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
