@@ -1,8 +1,8 @@
 // Pusher-sample serves a page with one button. A click sends POST /pusher, the server triggers
 // event1 on channel1, and every open page shows the message of the event in an alert.
 //
-// The path of a click: static/app.js → servePush → pusher.Client.Trigger → Pusher (or the embedded
-// server in internal/channels) → pusher-js in every page → alert.
+// The path of a click: static/app.js → servePush → pusher.Client.Trigger → Pusher (or the
+// embedded server in internal/channels) → pusher-js in every page → alert.
 package main
 
 import (
@@ -54,8 +54,8 @@ func main() {
 	}
 }
 
-// run runs the program with the arguments args. Unless they contain a command, it serves the page
-// until ctx is done or SIGINT or SIGTERM arrives.
+// run runs the program with the command-line arguments args. Unless they ask for help or contain a
+// command, it serves the page until ctx is done or SIGINT or SIGTERM arrives.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -110,8 +110,9 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	if config.Embedded() {
 		embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
+		// guard.Serve uses another quarter of the limit, and API calls, logs and files need the rest.
 		options := channels.Options{MaxConnections: guard.FileLimit() / 2}
-		if config.RateLimit > 0 {
+		if config.RateLimit > 0 { // 0 lifts all limits per client address
 			options.ClientAddress = guard.ClientAddress(config.TrustProxy)
 		}
 		a.channels = channels.New(embedded, options, log)
@@ -133,7 +134,7 @@ type page struct {
 	Channel, Event string
 	Key            string
 	Cluster        string // Pusher cluster, if any
-	Socket         string // URL of a self-hosted server, if any
+	Socket         string // WebSocket URL of a self-hosted server, if any
 	Debug          bool
 	Notice         string
 }
@@ -186,7 +187,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := pusherapi.Explain(err, serverName(a.settings))
 	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
-		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's limit, too
+		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's IDs have at most 200
 	}
 	a.log.Warn("click failed", attrs...)
 	http.Error(w, text, status)
@@ -264,15 +265,15 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 		a.log.Info("other devices on the network can open the page", "page", strings.Join(network, " "))
 	}
 	if a.channels != nil && at.IP.IsLoopback() {
-		// No other place shows a secret. This one is generated at startup, is useless elsewhere,
-		// and is shown only to the person who started the program.
+		// The program shows no other secret. This one is generated at startup, is valid only for
+		// this process, and is printed to stdout, not logged.
 		pusherURL := fmt.Sprintf("http://%s:%s@%s/apps/%s", config.Key, config.Secret, at, config.AppID)
 		fmt.Fprint(stdout, terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
 	}
 }
 
-// terminalHint returns the commands that announce prints. They use the embedded server through
-// pusherURL, have the syntax of the usual shell on goos, and start the second instance on addr.
+// terminalHint returns the commands that announce prints, for the usual shell on goos. They use the
+// embedded server through pusherURL: one triggers an event, the other starts an instance on addr.
 func terminalHint(goos, pusherURL, addr string) string {
 	set := "PUSHER_URL=" + pusherURL + " "
 	if goos == "windows" {
@@ -282,8 +283,8 @@ func terminalHint(goos, pusherURL, addr string) string {
 		set + "go run . trigger " + channel + " " + event + "\n  " + set + "go run . -addr " + addr + "\n"
 }
 
-// serverName returns the name of the Channels server for messages. Visitors to the page see them,
-// so they never contain the host of a self-hosted server.
+// serverName returns the name of the Channels server for error messages. Visitors to the page see
+// some of them, so the name never contains the host of a self-hosted server.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():

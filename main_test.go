@@ -1,4 +1,4 @@
-// Tests of the app in process: the handlers' responses and the program's commands. The
+// In-process tests of the app: the handlers' responses and the program's commands. The
 // benchmarks compare the handlers with minimal Go servers. Tests that run the built program
 // are in internal/e2e.
 package main
@@ -241,7 +241,7 @@ func TestFailedClickShowsNoHost(t *testing.T) {
 }
 
 func TestRateLimitAndCrossSite(t *testing.T) {
-	app := startApp(t, map[string]string{"RATE_LIMIT": "0.001"}) // one click, the next in a quarter of an hour
+	app := startApp(t, map[string]string{"RATE_LIMIT": "0.001"}) // one click per 1,000 s
 	if resp, text := pushertest.Request(t, "POST", app.URL+"/pusher", "Sec-Fetch-Site", "cross-site"); resp.StatusCode != 403 || !strings.Contains(text, "Another site") {
 		t.Errorf("cross-site: %d %s", resp.StatusCode, text)
 	}
@@ -253,7 +253,7 @@ func TestRateLimitAndCrossSite(t *testing.T) {
 	}
 }
 
-// Each of 300 simultaneous clicks gets a response, and each "ok" is one event.
+// Each of 300 simultaneous clicks gets a response, and each "ok" means that one event was sent.
 func TestManyClicksAtOnce(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := startApp(t, map[string]string{"PUSHER_URL": upstream.PusherURL, "RATE_LIMIT": "0"})

@@ -3,7 +3,7 @@
 
 const UNAVAILABLE_MS = 10_000; // without a connection or close code, before the state is "unavailable"
 const ATTEMPT_MS = 15_000; // for an attempt to connect, including the handshake
-const RETRY_MS = 1_000; // before the first attempt to reconnect
+const RETRY_MS = 1_000; // before the first attempt to reconnect, without the random part
 const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
 
 class Emitter {
@@ -160,16 +160,16 @@ class Connection extends Emitter {
     this.#schedule(this.#delay(code), () => this.#open());
   }
 
-  // delay returns how long to wait before the next attempt. After a close code 42xx, that is 0,
+  // #delay returns how many ms to wait before the next attempt. After a close code 42xx, that is 0,
   // unless the last attempt began less than a second ago. Otherwise it starts at one second and
-  // doubles with each failure, up to RETRY_MAX_MS. Part of it is random, so that pages that lost
+  // doubles with each failure, up to RETRY_MAX_MS. A random part is added, so that pages that lost
   // their server at the same time don't all reconnect at once.
   #delay(code) {
     if (code >= 4200 && performance.now() - this.#openedAt > RETRY_MS) return 0;
     return Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
   }
 
-  // drop closes the socket without waiting for its close event, which may take minutes if the
+  // #drop closes the socket without waiting for its close event, which may take minutes if the
   // connection is dead.
   #drop() {
     clearTimeout(this.#timer);

@@ -1,8 +1,8 @@
-// Loads the Channels client and keeps it connected. Shows the state of the connection, and the
-// reason why a click failed.
+// Loads the Channels client and keeps it connected. Shows the state of the connection, and why a
+// click failed.
 //
-// The script sets two attributes of body: data-state (connecting, connected, lost, busy, refused or
-// blocked) for style.css and tests, and data-client (pusher-js or fallback) for tests.
+// The attributes data-state (connecting, connected, lost, busy, refused or blocked) and data-client
+// (pusher-js or fallback) of body are also for style.css and tests.
 
 import { eventArrives, turnBack } from './kaomoji.js';
 
@@ -52,7 +52,7 @@ async function loadFallback(error) {
   } catch (error) {
     console.error(error);
     show('blocked', "A script that this page needs can't be loaded. Reload the page.");
-    return new Promise(() => {}); // never resolves: without a client, the page can do nothing
+    return new Promise(() => {}); // never resolves: without a client, the page can't connect
   }
 }
 
@@ -76,7 +76,7 @@ export function connectionOptions() {
   };
 }
 
-// isHosted reports whether the page connects to Pusher, not to a self-hosted server.
+// isHosted reports whether the page connects to Pusher, not to a self-hosted or embedded server.
 function isHosted() {
   return Boolean(page.cluster && !page.socket);
 }

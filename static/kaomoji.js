@@ -1,9 +1,10 @@
-// Animates the kaomoji, together with style.css, and shows the alerts for crashes, one at a time.
+// Animates the kaomoji, together with style.css: a click starts a flight, and an event makes it crash
+// into the pillar. Shows an alert for each crash, one at a time.
 
 const CRASH_MS = 100; // from an event to its alert, in a visible page
 const REST_MS = 300; // between two alerts, so that the page stays usable
 const STAY_MS = 1_000; // how long a crash stays visible after its alert
-const BACK_MS = 600; // for a kaomoji to return to its button
+const BACK_MS = 600; // for a kaomoji to return to its button, as in style.css
 const EVENT_MS = 4_000; // for the event to arrive after a click was accepted
 const MAX_QUEUED = 10; // crashes that may wait while an alert is open
 
@@ -34,8 +35,8 @@ export function turnBack(flight) {
   setTimeout(() => remove(flight), BACK_MS);
 }
 
-// eventArrives resolves to true if a flight's event arrives within EVENT_MS, otherwise to false.
-// If an alert was shown in the meantime, it waits for another EVENT_MS.
+// eventArrives waits for EVENT_MS and resolves to whether the event of a flight has arrived. If an
+// alert, which stops the page's scripts, was shown in the meantime, it waits again.
 export async function eventArrives(flight) {
   let before;
   do {
@@ -85,14 +86,14 @@ function writeTrace() {
   if (skipped) trace.textContent += ` Crashes without an alert, because too many came at once: ${skipped}.`;
 }
 
-function newFlight(button) {
+function newFlight(button) { // without a button, the kaomoji comes from outside the scene
   const flyer = document.createElement('span');
   flyer.className = 'flyer';
   flyer.dataset.phase = button ? 'ready' : 'outside';
   return { button, flyer, arrived: false };
 }
 
-// display puts the kaomoji of a flight on its button, or outside the scene, in a free lane.
+// display puts a flight's kaomoji on its button, or outside the scene, in a free lane or the first.
 function display(flight) {
   const lane = Math.max(lanes.indexOf(undefined), 0);
   lanes[lane] = flight;

@@ -31,7 +31,7 @@ type connection struct {
 
 	mu           sync.Mutex     // guards the fields below, except writer
 	queue        net.Buffers    // frames to write, oldest first
-	queuedFrames int            // frames in queue and in the current write; not used while closing
+	queuedFrames int            // frames in queue and the current write; inaccurate while closing
 	queuedBytes  int            // their total size
 	writing      bool           // whether a goroutine is running write
 	writingSince time.Duration  // when the current write began, as the time since server.started
@@ -101,9 +101,9 @@ func (c *connection) write() {
 	c.queue = nil // so that an idle connection uses no memory for frames
 }
 
-// closeWith queues a close frame and logs it at the given level, unless the connection is closing
-// already. The code tells pusher-js whether and when to reconnect. The reason must be ASCII; it is
-// cut to fit the frame. The connection ends when the client ends its side, or after closeTimeout.
+// closeWith queues a close frame and logs it at the given level, unless the connection is already
+// closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, and is
+// truncated to fit. The connection ends when the client ends its side, or after closeTimeout.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +119,7 @@ func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason s
 	body := ws.NewCloseFrameBody(code, reason)
 	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
 	c.SetDeadline(time.Now().Add(closeTimeout))
-	// The message contains the code, because a log that limits repeats counts equal messages.
+	// The code is in the message, so that a log that limits repeated messages tells codes apart.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
 
@@ -188,7 +188,7 @@ func (c *connection) read() {
 	c.server.log.Debug("disconnected", "connection", c.id)
 }
 
-// readMessages handles frames until an error, or until a close frame, when it returns errClosed.
+// readMessages handles frames until it returns an error: errClosed after a close frame.
 func (c *connection) readMessages() error {
 	frames := &wsutil.Reader{
 		Source:         bufio.NewReaderSize(c, 512), // small, because each connection has one
@@ -244,11 +244,11 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // at debug, because clients choose the code
+	c.closeWith(slog.LevelDebug, code, "") // at debug, or clients could fill the log with codes
 	return errClosed
 }
 
-// closeCode returns the log level, the close code and the reason for an error of readMessages.
+// closeCode returns the log level, the close code and the reason for an error from readMessages.
 func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	switch {
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):

@@ -29,8 +29,8 @@ func (t *tamper) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// FuzzSignature has pusher-http-go sign requests. The server accepts their signatures,
-// whatever they contain, but not if any byte of the query or the body was changed.
+// FuzzSignature has pusher-http-go sign requests. The server accepts the signatures, whatever the
+// requests contain, and rejects a request if a byte of its query or body was changed.
 func FuzzSignature(f *testing.F) {
 	f.Add("hit", "data", "secret", uint16(0), byte(1), false)
 	f.Add("", "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!", "", uint16(40), byte(32), true)

@@ -1,5 +1,5 @@
-// Package channels is an embedded Pusher Channels server, so that an app that uses Channels can be
-// developed and tested without a Pusher account. It serves one app and its public channels, in
+// Package channels provides a Pusher Channels server that runs inside a Go program, so that an app
+// can be developed and tested without a Pusher account. It serves one app's public channels, in
 // memory. Clients such as pusher-js subscribe over WebSockets, with version 5, 6 or 7 of the
 // Channels protocol. Libraries such as pusher-http-go trigger events over the HTTP API.
 //
@@ -39,8 +39,8 @@ const (
 	maxPerClient     = 500      // open WebSockets per client address, which a whole office may share
 	maxSubscriptions = 100      // channels per connection
 	maxMessage       = 8 << 10  // bytes per message from a client; a subscription needs at most 300
-	maxMessages      = 500      // messages per connection between two sweeps
-	maxReceivedBytes = 64 << 10 // bytes per connection between two sweeps
+	maxMessages      = 500      // messages, including pings, per connection and sweepInterval
+	maxReceivedBytes = 64 << 10 // bytes per connection and sweepInterval
 	maxChannelName   = 164      // characters; Pusher's
 	maxEventName     = 200      // characters; Pusher's
 	maxEventData     = 10 << 10 // bytes, after JSON decoding; Pusher's
@@ -51,7 +51,7 @@ const (
 
 	// Limits of the queues of frames to clients. The subscribers of a channel share its frames, so
 	// each queue needs only 24 bytes per frame, for a slice header.
-	maxQueuedBytes  = 16 << 20 // per connection; 1,600 of the largest events
+	maxQueuedBytes  = 16 << 20 // per connection; 1,600 events of 10 KB
 	maxQueuedFrames = 8192     // per connection
 	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
 	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
@@ -116,8 +116,8 @@ type Server struct {
 }
 
 // New returns a running server for app. Call Close to stop it. The server logs connections,
-// subscriptions and events at level debug, and problems at higher levels. Clients can cause any
-// number of problems, so log should limit repeated messages.
+// subscriptions, events and rejected API requests at level debug, and refused and failing clients
+// at level info. Clients can cause any number of log lines, so log should limit repeated messages.
 func New(app App, options Options, log *slog.Logger) *Server {
 	s := &Server{
 		app:         app,
@@ -147,8 +147,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
-	for c := range s.connections {
-		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.") // one per client
+	for c := range s.connections { // at debug, because there may be thousands
+		c.closeWith(slog.LevelDebug, codeReconnect, "This server is stopping. Reconnect at once.")
 	}
 	s.mu.Unlock()
 	ended := make(chan struct{})
@@ -182,7 +182,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	s.open.Add(1) // Close waits for it
 	s.mu.Unlock()
 	netConn, _, _, err := ws.HTTPUpgrader{Timeout: closeTimeout}.Upgrade(r, w)
-	if err != nil { // the client is gone
+	if err != nil { // usually because the client is gone
 		if netConn != nil {
 			netConn.Close()
 		}
@@ -195,7 +195,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 }
 
 // isHandshake reports whether h has the headers of a WebSocket handshake. The server checks them
-// before it hijacks the connection, because afterwards it can't send an HTTP response.
+// before it hijacks the connection, because afterwards net/http can't send a response.
 func isHandshake(h http.Header) bool {
 	key, err := base64.StdEncoding.DecodeString(h.Get("Sec-WebSocket-Key"))
 	return err == nil && len(key) == 16 &&
@@ -296,8 +296,7 @@ func (s *Server) unsubscribe(c *connection, channel string) {
 	}
 }
 
-// removeSubscriber removes c from a channel by moving the last subscriber to its place in the
-// slice. The caller holds s.mu.
+// removeSubscriber replaces c with the last subscriber of the channel. The caller holds s.mu.
 func (s *Server) removeSubscriber(channel string, c *connection) {
 	subscribers := s.channels[channel]
 	end := len(subscribers) - 1
@@ -361,8 +360,8 @@ func (s *Server) sweep() {
 }
 
 // allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page
-// must be from this server's host and port. If the browser is on the same machine, the page may
-// also be from another loopback address or port. Requests without an Origin are allowed, because
+// must be from this server's host and port or, if a browser on the same machine uses a loopback
+// address of the server, from any loopback address. Requests without an Origin are allowed, because
 // they don't come from browsers. The scheme is not compared: a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")

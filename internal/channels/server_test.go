@@ -508,7 +508,7 @@ func handshake(t *testing.T, server *httptest.Server, header http.Header) (statu
 	return resp.StatusCode
 }
 
-// call is a call of the HTTP API. Each test changes one thing in a valid call.
+// call is a call to the HTTP API. Each test changes one thing in a valid call.
 type call struct {
 	method, path string
 	secret       string
@@ -828,8 +828,8 @@ func TestClose(t *testing.T) {
 	embedded.Close() // closing twice is allowed
 }
 
-// A connection that is being established gets an error message before it is closed: after a
-// close with 4200, pusher-js would retry without a pause.
+// A client that connects during Close receives a message before the close frame, because after a
+// close frame with 4200 alone, pusher-js would retry without a pause.
 func TestCloseWhileClientsConnect(t *testing.T) {
 	for range 20 {
 		s := New(app, Options{}, slog.New(slog.DiscardHandler))

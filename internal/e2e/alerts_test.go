@@ -157,7 +157,7 @@ func TestClickWithoutEvent(t *testing.T) {
 	}
 }
 
-// A click does not fail because its response arrives while an alert is open, however long.
+// A click whose request times out while an alert is open does not fail.
 func TestLongAlert(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range bothClients {

@@ -291,7 +291,7 @@ func (p *tab) awaitOr(problem func() string, expression string) {
 	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
 	defer cancel()
 	for {
-		seen := problem() // before the expression, which may have become true since
+		seen := problem() // first, so that a problem counts only if the expression is still false
 		// Errors are expected while the tab loads another page.
 		if is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression)); err == nil && is {
 			return

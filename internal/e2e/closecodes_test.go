@@ -54,8 +54,8 @@ func TestNoPongInChromium(t *testing.T) {
 
 func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
 
-// startWithShortTimeouts starts the program with an embedded server that sends no pings and
-// closes a connection after one second without activity, instead of 60 s.
+// startWithShortTimeouts builds the program with other constants in channels/server.go, so that
+// the server sends no pings and closes a connection after 1 s without activity, and starts it.
 func startWithShortTimeouts(t testing.TB) *program {
 	t.Helper()
 	source, err := filepath.Abs("../channels/server.go")

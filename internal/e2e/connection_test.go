@@ -97,7 +97,7 @@ type wire struct {
 	url string
 
 	mu          sync.Mutex
-	silent      bool // new connections as well
+	silent      bool // whether new connections are silent from the start
 	connections []*wireConn
 }
 
@@ -400,7 +400,7 @@ func TestNoClientLoads(t *testing.T) {
 	p.await("document.getElementById('status').textContent.includes('Reload the page')")
 }
 
-// In a browser that is too old for its scripts, the page says what to do.
+// In a browser that is too old for the page's scripts, the page says what to do.
 func TestOldBrowser(t *testing.T) {
 	const text = "document.querySelector('#status .late')?.innerText.includes('use a newer browser') && getComputedStyle(document.querySelector('.late')).visibility === 'visible'"
 	t.Parallel()

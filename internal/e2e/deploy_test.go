@@ -185,8 +185,8 @@ func TestSecondTerminal(t *testing.T) {
 	})
 }
 
-// Under a process manager, the Procfile works with a given port, the variables that old add-ons
-// set, and SIGTERM.
+// Under a process manager, the Procfile starts the program on the given port. The program accepts
+// the variables that old add-ons set, and ends on SIGTERM.
 func TestProcfile(t *testing.T) {
 	path, err := exec.LookPath("foreman")
 	if err != nil {
@@ -224,7 +224,7 @@ func TestProcfile(t *testing.T) {
 	}
 }
 
-// While the Channels server restarts, each click gets a response, each "ok" is one event, and
+// While the Channels server restarts, each click gets a response, each "ok" means one event, and
 // each error says whether the event was sent, as far as that is known.
 func TestUpstreamRestartsDuringClicks(t *testing.T) {
 	for _, tt := range []struct {

@@ -16,7 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Each click in one of two tabs shows exactly one alert in both.
+// Each click in one of two tabs shows exactly one alert in each of them.
 func TestBothTabsAlert(t *testing.T) {
 	t.Parallel()
 	for _, cdn := range []cdn{served, blocked, unresponsive} {
@@ -94,7 +94,7 @@ func TestKeyboard(t *testing.T) {
 	}
 }
 
-// The page passes axe-core's rules in both color schemes and in each state that looks different.
+// The page passes axe-core's rules in both color schemes, when connected and when refused.
 func TestAccessibility(t *testing.T) {
 	t.Parallel()
 	requirePage(t)

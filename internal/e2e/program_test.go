@@ -163,7 +163,7 @@ func (p *program) pusherURL() string {
 
 func (p *program) port() string { return p.url[strings.LastIndexByte(p.url, ':')+1:] }
 
-// signal sends a real signal.
+// signal sends a signal to the program.
 func (p *program) signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {

@@ -272,7 +272,7 @@ func startNginx(t *testing.T, path, site, scheme, upstream string) string {
 		site = strings.Replace(site, old, new, 1)
 	}
 	replace("http://127.0.0.1:5000;", "http://"+upstream+";")
-	if scheme == "http" { // as the README says for it
+	if scheme == "http" { // as the README says for plain HTTP
 		site = regexp.MustCompile(`(?m)^.*ssl.*\n`).ReplaceAllString(site, "")
 		replace("listen 80;", "listen "+address+";")
 	} else {

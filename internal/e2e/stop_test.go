@@ -38,7 +38,7 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 }
 
 // On SIGTERM during 300 clicks, each click gets "ok", an error, or a refused connection, and
-// each "ok" is one event.
+// each "ok" means that one event was sent.
 func TestStopDuringClicks(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)

@@ -1,6 +1,6 @@
 // Package guard protects the app from the internet. It sets security headers, rejects cross-origin
-// requests, recovers from panics, and limits clicks, connections, memory and the log. Its own
-// responses are one or two sentences of plain text.
+// requests, recovers from panics, limits clicks, connections, memory and the log, and shuts down
+// gracefully. Its own responses are one or two sentences of plain text.
 package guard
 
 import (
@@ -66,8 +66,7 @@ func RejectRebinding(log *slog.Logger, next http.Handler) http.Handler {
 
 func shorten(s string) string { return s[:min(len(s), 100)] } // for the log
 
-// Recover recovers from a panic in a handler: it logs the panic and its stack, and responds with
-// 500.
+// Recover recovers from panics in handlers. It logs the panic and its stack, and responds with 500.
 func Recover(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -49,7 +49,7 @@ type repeats struct {
 
 // allow counts a record and reports whether it may be logged.
 func (p *repeats) allow(message string) bool {
-	// Many of net/http's messages contain an address. Count those that differ only in that as one.
+	// Many net/http messages contain an address. Count those with the same text before it as one.
 	if i := strings.IndexAny(message, "0123456789["); i >= 0 && strings.HasPrefix(message, "http: ") {
 		message = message[:i]
 	}

@@ -113,7 +113,7 @@ func TestLimitLogOfServer(t *testing.T) {
 	}
 }
 
-// Loggers made by With and WithGroup share one limit and keep what they add.
+// Loggers made by With and WithGroup share one limit and keep their attributes and groups.
 func TestLimitLogWith(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
 		for i := range 10 {

@@ -160,7 +160,7 @@ func TestSlowReader(t *testing.T) {
 		c := p.Dial()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		start := time.Now()
-		time.Sleep(21 * time.Second) // of not reading
+		time.Sleep(21 * time.Second) // longer than WriteTimeout
 		synctest.Wait()
 		if _, err := io.ReadAll(c); time.Since(start) > 21*time.Second {
 			t.Errorf("the connection is still open: %v", err)
@@ -220,7 +220,7 @@ func TestTooManyIdleConnections(t *testing.T) {
 	})
 }
 
-// Any number of slow requests block no other client: the server closes the slowest.
+// Slow requests, however many, block no other client: the server closes the oldest ones.
 func TestTooManySlowConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		start := time.Now()
@@ -265,7 +265,7 @@ func TestTooManyRequests(t *testing.T) {
 	})
 }
 
-// Hijacked connections, such as WebSockets, don't count.
+// Hijacked connections, such as WebSockets, don't count toward the limit.
 func TestHijackedConnections(t *testing.T) {
 	serve(t, func(t *testing.T, p pipe.Listener) {
 		for i := range 3000 {

@@ -23,7 +23,7 @@ func Explain(err error, addr string) error {
 	}
 }
 
-// NextAddr returns addr with the next port. The port may be a name, such as http.
+// NextAddr returns addr with the next port (1 after 65535). The port may be a name, such as http.
 func NextAddr(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
 	n, _ := net.LookupPort("tcp", port)
@@ -31,7 +31,7 @@ func NextAddr(addr string) string {
 }
 
 // URLs returns the URL of the page for this machine and, if at is an unspecified address, those for
-// other devices on the network. No URL contains localhost: on macOS, AirPlay may listen there.
+// other devices (IPv4 only). No URL has localhost: on macOS, AirPlay may listen on [::1]:5000.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

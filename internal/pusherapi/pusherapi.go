@@ -1,5 +1,5 @@
 // Package pusherapi provides transports through which pusher-http-go calls the HTTP API of a
-// Channels server, with limits on each call. Explain says why a call failed and how to fix it.
+// Channels server, over a network or in process. Explain says why a call failed and how to fix it.
 package pusherapi
 
 import (
@@ -28,14 +28,15 @@ const (
 	maxResponse = 64 << 10        // bytes; the API's responses are much smaller
 )
 
-// NewTransport returns a transport that allows up to maxCalls concurrent calls to one host. A call
+// NewTransport returns a transport that opens up to maxCalls connections to each host. Each call
 // ends within 5 s, reads at most 64 KB, and fails unless the status of the response is 2xx.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	t.TLSHandshakeTimeout = callTimeout - dialTimeout // so that no attempt outlives its call
+	t.TLSHandshakeTimeout = callTimeout - dialTimeout // connecting takes no longer than a call
 	// Close idle connections before the server does; nginx and load balancers do so after 60 s or
-	// more. A request that is sent just before that fails, and a retry might send the event twice.
+	// more. If a request is sent as the server closes the connection, the request fails, and a
+	// retry might send the event twice.
 	t.IdleConnTimeout = 30 * time.Second
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
@@ -49,8 +50,8 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
-	// GotConn means that the request may have been sent. WroteRequest says no more than that,
-	// because net/http calls it before it flushes its buffer.
+	// After GotConn, the request may have been sent. WroteRequest would tell no more than that:
+	// over HTTP/1, net/http calls it before it flushes its buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
 		GotFirstResponseByte: func() { call.responded.Store(true) },
@@ -68,7 +69,7 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return respond(resp.StatusCode, resp.Header, body)
 }
 
-// respond returns a response if the status is 2xx, and otherwise a *callError.
+// respond returns a response if the status is 2xx, and otherwise a *callError for Explain.
 func respond(status int, header http.Header, body []byte) (*http.Response, error) {
 	if status < 200 || status > 299 {
 		date, _ := http.ParseTime(header.Get("Date"))
@@ -93,7 +94,8 @@ func (e *callError) timedOut() bool {
 	return errors.As(e.error, &timeout) && timeout.Timeout()
 }
 
-// clock returns how this machine's clock differs from the Date header, such as "1h30m behind".
+// clock returns how this machine's clock differs from the server's Date header, such as "1h30m
+// behind". If the difference is unknown, it returns "ahead of or behind".
 func (e *callError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
@@ -130,10 +132,10 @@ type recorder struct {
 func (w *recorder) Header() http.Header    { return w.header }
 func (w *recorder) WriteHeader(status int) { w.status = status }
 
-// Explain returns a text that says why a call of pusher-http-go failed and how to fix it, and the
-// HTTP status to respond with: 504 for a timeout, otherwise 502. The text is for visitors of the
-// page, so it contains no host, URL, key or secret, and nothing that the server sent. It calls the
-// Channels server by the given name, such as "Pusher" or "the Channels server".
+// Explain returns a text that says why a call by pusher-http-go failed and how to fix it, and the
+// HTTP status to respond with: 504 for a timeout, otherwise 502. Visitors to the page see the text,
+// so it contains no host, URL, key or secret from the settings, and no text from the response. The
+// argument server is the name to use for the Channels server, such as "Pusher".
 func Explain(err error, server string) (status int, text string) {
 	call, ok := errors.AsType[*callError](err)
 	if !ok {
@@ -158,7 +160,7 @@ type cause struct {
 // causes contains all causes. Explain uses the first one that applies; the last one always does.
 var causes = []cause{
 	{says(`^status .*timestamp expired`), "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
-	{says(`^status .*signature`), wrongSecret}, // first, because these errors may mention auth_key
+	{says(`^status .*signature`), wrongSecret}, // before the next, because these may mention auth_key
 	{says(`^status (404|.*(auth_key|app key|app_id|unknown app))`), "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App Keys page on the Pusher dashboard, or with the server's configuration."},
 	{says(`^status .*(http request to an https server|plain http)`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
 	{says(`^status 401`), wrongSecret},
@@ -177,7 +179,7 @@ var causes = []cause{
 
 	// The numbers are error codes of Windows, where the constants of package syscall, such as
 	// ECONNREFUSED, have invented values that differ from the actual codes.
-	{says(`too many open files`), tooManyFiles}, // DNS errors contain only the text
+	{says(`too many open files`), tooManyFiles}, // a DNS error has this text, but no code
 	{code(10024), tooManyFiles},                 // WSAEMFILE
 	{is[*net.DNSError], "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."},
 	{code(syscall.ECONNREFUSED, 10061), "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."},
@@ -207,13 +209,13 @@ const (
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-// says returns a function that reports whether a call error's text matches pattern.
+// says returns a function that reports whether the text of a call's error matches pattern.
 func says(pattern string) func(*callError) bool {
 	p := regexp.MustCompile("(?is)" + pattern)
 	return func(e *callError) bool { return p.MatchString(e.Error()) }
 }
 
-// code returns a function that reports whether a call error has one of these system error codes.
+// code returns a function that reports whether a call's error is one of these system errors.
 func code(codes ...syscall.Errno) func(*callError) bool {
 	return func(e *callError) bool {
 		errno, ok := errors.AsType[syscall.Errno](e.error)

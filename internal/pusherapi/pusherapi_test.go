@@ -113,7 +113,7 @@ func TestErrorStatus(t *testing.T) {
 	}
 }
 
-// The embedded server's responses are explained as well.
+// InProcess passes the request to its handler, and Explain explains the handler's responses.
 func TestInProcess(t *testing.T) {
 	status := http.StatusOK
 	client := newClient("http://x", InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -216,7 +216,7 @@ func TestNoConnection(t *testing.T) {
 	}
 }
 
-// withDial replaces only the transport's dialing.
+// withDial replaces the dial function of a transport from NewTransport, and returns the transport.
 func withDial(transport http.RoundTripper, dial func(ctx context.Context, network, addr string) (net.Conn, error)) http.RoundTripper {
 	transport.(limitedTransport).next.(*http.Transport).DialContext = dial
 	return transport

@@ -84,8 +84,8 @@ func (c *Client) OnClose(_ *gws.Conn, err error) {
 	close(c.Messages)
 }
 
-// SockJS serves pusher-js's transport for browsers without WebSockets, as far as pusher-js uses
-// it: the server streams its messages, and the client sends each message in a request. SockJS
+// SockJS serves the part of the SockJS protocol that pusher-js uses if WebSockets are blocked:
+// the server streams its messages, and the client sends each message in a request. SockJS
 // connects each session to the Channels server at url, which begins with http.
 func SockJS(t testing.TB, url string) http.Handler {
 	var sessions sync.Map

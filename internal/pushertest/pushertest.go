@@ -50,8 +50,8 @@ func Request(t testing.TB, method, url string, headers ...string) (*http.Respons
 	return resp, string(body)
 }
 
-// Log returns a writer for log lines. The test fails if a line contains one of the tests'
-// secrets or a signed URL.
+// Log returns a writer that discards log lines. The test fails if a line contains one of the
+// tests' secrets or a signed URL.
 func Log(t testing.TB) io.Writer { return secretFinder{t} }
 
 type secretFinder struct{ t testing.TB }

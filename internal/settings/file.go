@@ -18,15 +18,16 @@ var (
 	envNames = []string{"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT", "TRUST_PROXY"}
 	cfgNames = []string{"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"}
 
-	plainName = regexp.MustCompile(`^([A-Z_-]+|[a-z_-]+)$`) // unlike most random secrets
+	// plainName matches names that may be shown: a random secret usually has digits or mixed case.
+	plainName = regexp.MustCompile(`^([A-Z_-]+|[a-z_-]+)$`)
 )
 
 // setting is a value and where it was set. String never contains the value, which may be secret.
 type setting struct {
 	name  string // empty if the line has no known name
 	value string
-	file  string // empty for the environment
-	line  int    // in file, from 1
+	file  string // empty for the environment; for a part of PUSHER_URL, where that was set
+	line  int    // in file, from 1; 0 if there is no file
 }
 
 // String returns, for example, "PORT" for the environment, or "PORT in .env line 3".
@@ -41,12 +42,12 @@ func (v setting) String() string {
 	return v.name + place
 }
 
-// identify returns the setting that v.name names, or "". It adds a warning about an unknown name;
-// if that is in the environment, only if it begins with PUSHER, because other names belong to other
-// programs. The warning doesn't show a name that could be a secret in the wrong place.
+// identify returns the setting that v.name names, or "". It warns about unknown and misplaced
+// names; in the environment, only about those that begin with PUSHER, because others belong to
+// other programs. The warning doesn't show a name that could be a misplaced secret.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
-	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows names such as app_id
+	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
 	if v.file == "app.cfg" {
 		name, names = short, cfgNames
 	}
@@ -114,8 +115,8 @@ var (
 	valuePattern = regexp.MustCompile(`^([^'"].*|'[^']*'|"[^"]*")\s*(#.*)?$`)
 )
 
-// parseLine returns the name and the value in a line. If the line is invalid, problem is the text
-// of an error, to follow the line's place. For blank lines and comments, all results are empty.
+// parseLine returns the name and the value in a line. If the line is invalid, problem is an error
+// message without the line's place. For blank lines and comments, all results are empty.
 //
 // parseLine passes each line to godotenv separately, so that an unclosed quote can't extend into
 // the next line. It first handles the lines that godotenv would misread: godotenv would read the

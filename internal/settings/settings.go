@@ -23,8 +23,8 @@ import (
 // Settings are the program's settings. Don't log them as a whole: they contain the secret.
 type Settings struct {
 	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or "app.cfg",
-	// followed by " and PUSHER_CLUSTER" if that sets the cluster. Without credentials, Source is
-	// empty and the fields up to SocketURL have their zero values.
+	// followed by " and PUSHER_CLUSTER" if that sets the cluster at Pusher. Without credentials,
+	// Source is empty and the fields up to SocketURL have their zero values.
 	Source string
 
 	AppID, Key, Secret string // AppID and Key have only letters, digits, - and _
@@ -128,7 +128,7 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) error 
 	return nil
 }
 
-// resolve sets Host, Secure, Cluster and SocketURL.
+// resolve sets Host, Secure, Cluster and SocketURL, and may add PUSHER_CLUSTER to Source.
 func (s *Settings) resolve(values map[string]setting) error {
 	host, socket, override := values["HOST"], values["PUSHER_SOCKET_URL"], values["PUSHER_CLUSTER"].value
 	s.Cluster = cmp.Or(override, values["CLUSTER"].value)
@@ -177,7 +177,7 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL. SECRET must be percent-encoded where necessary.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // settings with placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // documented with placeholders
 )
 
 // rules say which values are invalid. An error consists of the value's place and the rule's text.
@@ -185,7 +185,7 @@ const (
 // ID and KEY may not contain characters that are special in URLs, because pusher-http-go and
 // pusher-js put them into URLs unescaped.
 var rules = []struct {
-	names   string // of the settings that the rule applies to
+	names   string // of the settings that the rule applies to, separated by spaces
 	invalid func(value string) bool
 	text    string
 }{
@@ -217,6 +217,8 @@ var (
 	isHTTPS     = matches(`^(?i:https):`)
 	isPusher    = matches(`(^|\.)pusher(app)?\.com$`)
 
+	// The groups are key, secret, host and ID; host, IPv6 address and port; cluster; ws:// or wss://,
+	// host and path prefix.
 	urlPattern    = regexp.MustCompile(`^\w+://` + authority + `/apps/([\w-]+)/?$`)
 	hostPattern   = regexp.MustCompile(`^([\w-]+(?:\.[\w-]+)*|(\[[0-9a-f:.]+\]))(?::([1-9][0-9]*))?$`)
 	apiPattern    = regexp.MustCompile(`^api(?:-([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.pusher|\.pusher(?:app)?)\.com$`)
@@ -230,7 +232,7 @@ func not(valid func(string) bool) func(string) bool {
 	return func(value string) bool { return !valid(value) }
 }
 
-// check returns an error for the first rule that is broken. It names the places of all such values.
+// check returns an error for the first broken rule, naming the settings that break it.
 func check(values map[string]setting) error {
 	for _, rule := range rules {
 		var places []string
@@ -265,6 +267,7 @@ func hostOf(hostport string) string {
 	if m == nil {
 		return ""
 	}
+	// Check what the pattern can't: an IPv6 address's syntax and a port's range.
 	if _, err := netip.ParseAddrPort(cmp.Or(m[2], "[::1]") + ":" + cmp.Or(m[3], "1")); err != nil {
 		return ""
 	}

@@ -84,7 +84,7 @@ var accepted = []struct {
 	files files
 	want  Settings
 }{
-	// Which source.
+	// Where the credentials come from.
 	{"nothing", nil, nil, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 	{"empty counts as unset", env("PUSHER_URL", "", "PUSHER_CLUSTER", "", "PORT", "", "RATE_LIMIT", ""),
 		files{".env": "PUSHER_URL=\nPORT=''\nRATE_LIMIT= # none\n"}, Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
@@ -99,7 +99,7 @@ var accepted = []struct {
 	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "zq nonsense", "PUSHER_CLUSTER", "eu"), nil,
 		Settings{Addr: "127.0.0.1:5000", RateLimit: 1}},
 
-	// Which host.
+	// Which host the app calls, and where the page connects.
 	{"http at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"http, port 80 at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com:80/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"port 443 at Pusher", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com:443/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com:443", "eu")},
@@ -470,8 +470,8 @@ const place = `(((ID|KEY|SECRET|HOST) in PUSHER_URL|PUSHER_URL|PUSHER_CLUSTER|PU
 
 var placePattern = regexp.MustCompile(`^(` + place + `, )*` + place + ` [a-z]`)
 
-// checkMessage checks that an error of Load begins with a place, has one line, and is short
-// enough to read.
+// checkMessage checks that an error from Load begins with a setting or a file, has one line, and is
+// short enough to read.
 func checkMessage(t *testing.T, err error) {
 	t.Helper()
 	if message := err.Error(); !placePattern.MatchString(message) {
@@ -482,8 +482,8 @@ func checkMessage(t *testing.T, err error) {
 	}
 }
 
-// Each warning is one sentence and names the place. It shows neither zq nor a name that could be
-// a secret on its own line.
+// Each warning begins with the setting or its place. It shows neither zq nor a name that could be a
+// secret, pasted on a line of its own.
 func TestWarnings(t *testing.T) {
 	tests := []struct {
 		name  string

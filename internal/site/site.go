@@ -17,7 +17,7 @@ import (
 	"strings"
 )
 
-const maxFileSize = 4 << 20 // bytes
+const maxFileSize = 4 << 20 // bytes; New fails if a file is larger
 
 // New returns a handler that serves the page and the files in static/ from memory. It reads them
 // from a file system and renders the page with data. It leaves out files whose path has an element
@@ -53,8 +53,8 @@ func New(from fs.FS, data any) (http.Handler, error) {
 	}), err
 }
 
-// NewDebug returns a handler for development: for every request, it reads and renders the files in
-// dir again. If a file has an error, all responses show it. NewDebug fails if dir has no template.
+// NewDebug returns a handler for development: for every request, it reads the files in dir and
+// renders the page again. If that fails, the response is the error. dir must contain a template.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links can't lead out of it
 	if err == nil {

@@ -68,7 +68,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// The server sends a file that the browser has cached only if it has changed.
+// If the browser has cached a file, the server sends it again only if it has changed.
 func TestIfNoneMatch(t *testing.T) {
 	files := testFiles()
 	tagOf := func() string {

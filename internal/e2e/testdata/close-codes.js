@@ -1,4 +1,4 @@
-// Opens WebSockets to the server at base, makes the server close each with another code, and
+// Opens WebSockets to the server at base, makes the server close each with a different code, and
 // compares the codes that the page receives.
 async (base, key) => {
   const url = (path) => base.replace('http', 'ws') + path;
