@@ -55,6 +55,7 @@ func newTestApp(t testing.TB, config settings.Settings, log io.Writer) *app {
 	return a
 }
 
+// handlerOf returns the handler for all requests to a.
 func handlerOf(t testing.TB, a *app) http.Handler {
 	t.Helper()
 	handler, err := a.handler()

@@ -72,6 +72,7 @@ func (c *rawClient) frame() (head byte, payload []byte) {
 	return h[0], payload
 }
 
+// established waits for the first message, which must be pusher:connection_established.
 func (c *rawClient) established() *rawClient {
 	c.t.Helper()
 	if _, payload := c.frame(); !bytes.Contains(payload, []byte("connection_established")) {

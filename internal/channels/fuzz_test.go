@@ -14,7 +14,8 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// tamper is a RoundTripper that changes a signed request in transit.
+// tamper is a RoundTripper that changes a signed request before handler receives it, and records
+// the status of the response.
 type tamper struct {
 	handler http.Handler
 	change  func(r *http.Request)

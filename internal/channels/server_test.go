@@ -68,7 +68,7 @@ func (m message) text(t testing.TB) string {
 	return s
 }
 
-// subscriber is a WebSocket client.
+// subscriber is a WebSocket client that uses a library other than the server's.
 type subscriber struct {
 	gws.BuiltinEventHandler
 	t        testing.TB
@@ -97,6 +97,7 @@ func dial(t testing.TB, server *httptest.Server, path string) *subscriber {
 	return dialFrom(t, server, path, server.URL)
 }
 
+// dialFrom is like dial, but from a page of the given origin.
 func dialFrom(t testing.TB, server *httptest.Server, path, origin string) *subscriber {
 	t.Helper()
 	s := &subscriber{t: t, messages: make(chan message, 10_000), closed: make(chan error, 1)}
@@ -135,6 +136,7 @@ func connect(t testing.TB, server *httptest.Server, channels ...string) *subscri
 	return s
 }
 
+// send sends a text message.
 func (s *subscriber) send(text string) {
 	s.t.Helper()
 	if err := s.conn.WriteString(text); err != nil {
@@ -142,6 +144,7 @@ func (s *subscriber) send(text string) {
 	}
 }
 
+// next waits for the next message.
 func (s *subscriber) next() message {
 	s.t.Helper()
 	select {
@@ -171,6 +174,7 @@ func (s *subscriber) wantNoMessage() {
 	}
 }
 
+// closeCode waits until the connection ends, and returns its close code, or 0 if there was none.
 func (s *subscriber) closeCode() ws.StatusCode {
 	s.t.Helper()
 	select {
@@ -185,6 +189,7 @@ func (s *subscriber) closeCode() ws.StatusCode {
 	panic("unreachable")
 }
 
+// wantEvent checks that a message is the given event.
 func wantEvent(t testing.TB, m message, channel, event, data string) {
 	t.Helper()
 	if m.Channel != channel || m.Event != event || m.text(t) != data {
@@ -690,6 +695,7 @@ func TestSlowSubscriberIsDropped(t *testing.T) {
 	publish()
 }
 
+// dialRaw connects over TCP and waits until the connection is established.
 func dialRaw(t testing.TB, server *httptest.Server) *rawClient {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
@@ -897,6 +903,7 @@ func (l *loop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.conns[len(l.conns)-1].Write([]byte("\x81\x02{}\x81\x02{}")) // connected, subscribed
 }
 
+// trigger writes an event to all connections.
 func (l *loop) trigger() error {
 	text := `{"event":"event","channel":"c","data":"data"}`
 	frame := append([]byte{0x81, byte(len(text))}, text...)
@@ -929,6 +936,7 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
+// benchmarkFanout measures trigger with n subscribers.
 func benchmarkFanout(b *testing.B, server *httptest.Server, n int, trigger func() error) {
 	c := counter{received: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
 	c.want.Store(2 * int64(n)) // connected, subscribed

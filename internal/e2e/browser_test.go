@@ -63,13 +63,13 @@ func browser(t testing.TB) context.Context {
 	return ctx
 }
 
-// The first test that needs a page checks the basics before it runs. If that fails, the test
-// fails, and all others are skipped instead of timing out one by one.
 var (
 	tryPage    sync.Once
 	brokenPage string // what failed; empty if the page works
 )
 
+// requirePage checks, for the first test that calls it, that the page basically works. If it
+// doesn't, that test fails, and all others are skipped instead of timing out one by one.
 func requirePage(t testing.TB) {
 	t.Helper()
 	root := browser(t)
@@ -259,6 +259,7 @@ func (p *tab) fatal(format string, args ...any) {
 	p.t.Fatalf("%s\n%s", p.failure, p.report())
 }
 
+// do runs steps in the tab.
 func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, steps...); err != nil {

@@ -36,6 +36,7 @@ func npmInstall(packages ...string) (string, error) {
 	return filepath.Join(dir, "node_modules"), nil
 }
 
+// npmFolder returns the folder of the packages that most tests use.
 func npmFolder(t testing.TB) string {
 	t.Helper()
 	dir, err := npm()
@@ -45,7 +46,7 @@ func npmFolder(t testing.TB) string {
 	return dir
 }
 
-// npmFile returns a file of the installed packages.
+// npmFile returns the contents of a file in that folder.
 func npmFile(t testing.TB, name string) []byte {
 	t.Helper()
 	file, err := os.ReadFile(filepath.Join(npmFolder(t), name))

@@ -52,6 +52,7 @@ func TestNoPongInChromium(t *testing.T) {
 	p.await("window.result === '4201 true'")
 }
 
+// socketURL returns the URL of the embedded server's WebSockets.
 func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
 
 // startWithShortTimeouts builds the program with other constants in channels/server.go, so that

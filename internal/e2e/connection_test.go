@@ -101,6 +101,7 @@ type wire struct {
 	connections []*wireConn
 }
 
+// wireConn is a connection through a wire.
 type wireConn struct {
 	client, server net.Conn
 
@@ -139,6 +140,8 @@ func newWire(t testing.TB, target string) *wire {
 	return w
 }
 
+// forward forwards bytes in one direction until the connection ends. While the connection is
+// silent, it discards them.
 func (c *wireConn) forward(to, from net.Conn) {
 	defer to.Close()
 	buffer := make([]byte, 32<<10)

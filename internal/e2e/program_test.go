@@ -161,6 +161,7 @@ func (p *program) pusherURL() string {
 	return printed[1]
 }
 
+// port returns the port on which the program listens.
 func (p *program) port() string { return p.url[strings.LastIndexByte(p.url, ':')+1:] }
 
 // signal sends a signal to the program.

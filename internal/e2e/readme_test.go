@@ -23,6 +23,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
+// readme returns the text of the README.
 func readme(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile("../../README.md")

@@ -276,6 +276,7 @@ func TestHijackedConnections(t *testing.T) {
 	})
 }
 
+// heap returns how many bytes of the heap are in use after a garbage collection.
 func heap() int {
 	var m runtime.MemStats
 	runtime.GC()

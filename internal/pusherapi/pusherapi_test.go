@@ -26,6 +26,7 @@ import (
 
 const secret = "hush-hush"
 
+// newClient returns a client for the Channels server at url.
 func newClient(url string, transport http.RoundTripper) *pusher.Client {
 	scheme, host, _ := strings.Cut(url, "://")
 	return &pusher.Client{
@@ -39,6 +40,8 @@ func trigger(url string) error {
 	return newClient(url, NewTransport(1)).Trigger("c", "e", "d")
 }
 
+// wantExplained checks that err is a failed call, and that Explain returns status and a text that
+// contains text, under each name for the server. The text must not contain the credentials.
 func wantExplained(t *testing.T, err error, status int, text string) {
 	t.Helper()
 	if err == nil {

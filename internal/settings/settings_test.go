@@ -42,6 +42,7 @@ func environ(env map[string]string) []string {
 	return list
 }
 
+// env returns a map of alternating names and values.
 func env(pairs ...string) map[string]string {
 	m := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -74,6 +75,7 @@ func with(s Settings, change func(*Settings)) Settings {
 	return s
 }
 
+// secret returns a change that sets the secret.
 func secret(secret string) func(*Settings) {
 	return func(s *Settings) { s.Secret = secret }
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 )
 
+// testFiles returns a file system with files that are served, and others with a secret, which are
+// not.
 func testFiles() fstest.MapFS {
 	return fstest.MapFS{
 		"templates/index.html": {Data: []byte("<p>{{.Name}}")},
