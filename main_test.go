@@ -149,7 +149,7 @@ func TestPageUsesConfiguredServer(t *testing.T) {
 		name    string
 		env     map[string]string
 		page    string
-		connect string // the policy's connect-src
+		connect string // connect-src in the policy
 	}{
 		{"embedded", nil, `data-key="local" data-cluster="" data-socket=""`, "connect-src 'self';"},
 		{"cluster", map[string]string{"PUSHER_URL": "http://k:s@api-eu.pusher.com/apps/1"},

@@ -77,7 +77,8 @@ func FuzzMessages(f *testing.F) {
 	s := New(App{"1", "key", "secret"}, Options{}, slog.New(slog.DiscardHandler))
 	f.Cleanup(s.Close)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c := &connection{server: s, id: "1.1", writing: true} // as if a write were in progress, so that all frames stay queued
+		// With writing set, as during a write, all frames stay in the queue.
+		c := &connection{server: s, id: "1.1", writing: true}
 		s.open.Add(1)
 		c.handle(text)
 		if len(c.queue) > 1 {
@@ -132,7 +133,7 @@ func FuzzFrames(f *testing.F) {
 			s.mu.Lock()
 			connections, queued := len(s.connections), s.queued.Load()
 			for c := range s.connections {
-				c.messages.Store(0) // the witness's pings would exceed the rate limit
+				c.messages.Store(0) // so that the pings of witness don't exceed maxMessages
 				c.received.Store(0)
 			}
 			s.mu.Unlock()

@@ -238,7 +238,7 @@ func TestUnsubscribe(t *testing.T) {
 	server, client := start(t)
 	s := connect(t, server, "one", "two")
 	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"one"}}`)
-	s.wantNoMessage() // and waits until the server has handled the message
+	s.wantNoMessage() // also waits until the server has handled the message
 	if err := client.TriggerMulti([]string{"one", "two"}, "hit", "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -267,13 +267,13 @@ func TestSubscriberChurn(t *testing.T) {
 			s.send(`{"event":"pusher:subscribe","data":{"channel":"` + name + `"}}`)
 			s.next()
 			subscribed[i][name] = true
-		case random.IntN(4) == 0: // disconnects
+		case random.IntN(4) == 0: // the client disconnects
 			s.conn.WriteClose(1000, nil)
 			s.closeCode()
 			subscribers[i], subscribed[i] = connect(t, server), map[string]bool{}
 		default:
 			s.send(`{"event":"pusher:unsubscribe","data":{"channel":"` + name + `"}}`)
-			s.wantNoMessage() // and waits until the server has handled the message
+			s.wantNoMessage() // also waits until the server has handled the message
 			delete(subscribed[i], name)
 		}
 		if err := client.TriggerMulti(names, "hit", "x"); err != nil {
@@ -295,8 +295,8 @@ func TestMessages(t *testing.T) {
 	tests := []struct {
 		name string
 		send string
-		want string // event of the response
-		text string // in its data
+		want string // event in the response
+		text string // text in the data of the response
 	}{
 		{"ping", `{"event":"pusher:ping","data":{}}`, "pusher:pong", "{}"},
 		{"data encoded twice", `{"event":"pusher:subscribe","data":"{\"channel\":\"a\"}"}`, "pusher_internal:subscription_succeeded", "{}"},
@@ -326,7 +326,7 @@ func TestMessages(t *testing.T) {
 			if m.Event != tt.want || !strings.Contains(string(m.Data), tt.text) {
 				t.Errorf("got %s %s; want %s with %q", m.Event, m.Data, tt.want, tt.text)
 			}
-			s.wantNoMessage() // the connection is still open
+			s.wantNoMessage() // checks that the connection is still open
 		})
 	}
 }
@@ -403,7 +403,7 @@ func TestClosesAreLogged(t *testing.T) {
 	s := New(app, Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	server := httptest.NewServer(s)
 	defer server.Close()
-	for _, payload := range []string{"\x03\xe8", "\x10\xe1"} { // 1000, 4321
+	for _, payload := range []string{"\x03\xe8", "\x10\xe1"} { // close codes 1000 and 4321
 		leaving := dialRaw(t, server)
 		leaving.write(closeHead, payload)
 		leaving.wantClosed(ws.StatusCode(binary.BigEndian.Uint16([]byte(payload))))
@@ -442,7 +442,7 @@ func TestAllowedOrigins(t *testing.T) {
 		origin, host, peer string
 		want               bool
 	}{
-		{"", "app.example", "192.0.2.1:5", true}, // a program
+		{"", "app.example", "192.0.2.1:5", true}, // programs send no Origin
 		{"https://app.example", "app.example", "192.0.2.1:5", true},
 		{"http://app.example:5000", "app.example:5000", "192.0.2.1:5", true},
 		{"https://app.example", "app.example:5000", "192.0.2.1:5", false},
@@ -519,8 +519,8 @@ type call struct {
 	secret       string
 	query        url.Values
 	body         string
-	after        func(*call) // changes the call after it was signed
-	suffix       string      // appended to the encoded query
+	after        func(*call) // changes the call after it has been signed
+	suffix       string      // is appended to the encoded query
 }
 
 func (c *call) do(t *testing.T, server *httptest.Server) (status int, body string) {
@@ -640,7 +640,7 @@ func TestHTTPAPI(t *testing.T) {
 				t.Errorf("the secret is shown: %s", text)
 			}
 			if status == 200 {
-				s.next() // the event
+				s.next() // receives the event
 			} else {
 				s.wantNoMessage()
 			}
@@ -712,7 +712,7 @@ func TestMalformedMessages(t *testing.T) {
 	tests := []struct {
 		name string
 		send string
-		code ws.StatusCode // of the close frame; 0 if the client ends the connection
+		code ws.StatusCode // in the server's close frame; 0 if the client ends the connection
 	}{
 		{"binary", "\x82\x81\x00\x00\x00\x00x", 1003},
 		{"not masked", "\x81\x01x", 1002},
@@ -809,7 +809,7 @@ func TestClose(t *testing.T) {
 	defer server.Close()
 	s := connect(t, server, "a")
 	raw := dialRaw(t, server)
-	unresponsive := dialRaw(t, server) // never responds to the close
+	unresponsive := dialRaw(t, server) // never sends a close frame
 	client := &pusher.Client{AppID: app.ID, Key: app.Key, Secret: app.Secret, Host: strings.TrimPrefix(server.URL, "http://")}
 	if err := client.Trigger("a", "last", "x"); err != nil {
 		t.Fatal(err)
@@ -831,7 +831,7 @@ func TestClose(t *testing.T) {
 	if status := handshake(t, server, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("a new connection gets %d, want 503", status)
 	}
-	embedded.Close() // closing twice is allowed
+	embedded.Close() // allowed, and does nothing
 }
 
 // A client that connects during Close receives a message before the close frame, because after a
@@ -900,7 +900,7 @@ func (l *loop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns = append(l.conns, conn.NetConn())
-	l.conns[len(l.conns)-1].Write([]byte("\x81\x02{}\x81\x02{}")) // connected, subscribed
+	l.conns[len(l.conns)-1].Write([]byte("\x81\x02{}\x81\x02{}")) // as if connected and subscribed
 }
 
 // trigger writes an event to all connections.
@@ -939,7 +939,7 @@ func BenchmarkFanout(b *testing.B) {
 // benchmarkFanout measures trigger with n subscribers.
 func benchmarkFanout(b *testing.B, server *httptest.Server, n int, trigger func() error) {
 	c := counter{received: new(atomic.Int64), want: new(atomic.Int64), all: make(chan bool, 1)}
-	c.want.Store(2 * int64(n)) // connected, subscribed
+	c.want.Store(2 * int64(n)) // two for each client: connected and subscribed
 	for range n {
 		conn, _, err := gws.NewClient(c, &gws.ClientOption{Addr: "ws" + strings.TrimPrefix(server.URL, "http") + path})
 		if err != nil {

@@ -33,7 +33,7 @@ func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 func TestIdleClientIsPingedBeforeHerokuDisconnects(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		c := dialPipe(t, p).established()
-		for range 5 { // the client only responds to pings
+		for range 5 { // the client does nothing but respond to pings
 			start := time.Now()
 			head, _ := c.frame()
 			if head != 0x89 {
@@ -54,7 +54,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 		start := time.Now()
 		pings := 0
 		for {
-			head, payload := c.frame() // reads, but never responds
+			head, payload := c.frame() // the client reads, but never responds
 			if head == 0x89 {
 				pings++
 				continue
@@ -77,7 +77,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 
 func TestClientThatDoesNotReadIsDropped(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
-		c := dialPipe(t, p) // never reads; a pipe has no buffer, so the first write blocks
+		c := dialPipe(t, p) // reads nothing: a pipe has no buffer, so the first write blocks
 		time.Sleep(writeTimeout + closeTimeout + 2*sweepInterval)
 		synctest.Wait()
 		s.mu.Lock()

@@ -42,7 +42,7 @@ func TestAlertLatency(t *testing.T) {
 				if took <= 200 {
 					break
 				}
-				if try == 10 { // the machine may be busy, but not all the time
+				if try == 10 { // a busy machine may delay some alerts, but not ten
 					t.Fatalf("the alert took %.0f ms, want at most 200 ms", took)
 				}
 				p.await("!document.querySelector('.flyer')")
@@ -64,7 +64,7 @@ func TestHiddenPageAlertsAtOnce(t *testing.T) {
 				pushertest.Request(t, "POST", app.url+"/pusher")
 				p.wantAlert()
 			}
-			if took := time.Since(began); took > 4*time.Second { // each timer would take a second or more
+			if took := time.Since(began); took > 4*time.Second { // with timers, each alert would take a second or more
 				t.Errorf("5 alerts took %v", took)
 			}
 		})

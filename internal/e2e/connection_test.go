@@ -282,7 +282,7 @@ func TestReturningPageChecksConnection(t *testing.T) {
 					p.do(chromedp.Evaluate[chromedp.Void](tt.script + "; undefined"))
 				}
 				p.awaitReconnect()
-				if took := time.Since(began); took > 10*time.Second { // ACTIVITY_MS is 15 s
+				if took := time.Since(began); took > 10*time.Second { // well before ACTIVITY_MS, 15 s
 					t.Errorf("the page noticed after %v", took)
 				}
 			})
@@ -333,7 +333,7 @@ func TestStateAfterCloseCode(t *testing.T) {
 				upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 					conn, err := upgrader.Upgrade(w, r)
 					if err != nil {
-						return // a client that gave up
+						return // the client has given up
 					}
 					if connectFirst {
 						connectFirst = false
@@ -381,7 +381,7 @@ func TestSlowHandshakeIsNotInterrupted(t *testing.T) {
 	w.cut()
 	p.awaitState("lost")
 	p.awaitState("connected")
-	if n := interrupted.Load(); n > 1 { // pusher-js gives the first attempt little time
+	if n := interrupted.Load(); n > 1 { // pusher-js itself may interrupt its first attempt
 		t.Errorf("%d attempts were interrupted", n)
 	}
 }

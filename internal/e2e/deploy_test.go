@@ -165,7 +165,7 @@ func TestSecondTerminal(t *testing.T) {
 	if flag != "-addr" || !strings.HasPrefix(addr, "127.0.0.1:") || strings.HasSuffix(addr, ":"+first.port()) {
 		t.Errorf("the second instance would listen on %s", lines[1][2])
 	}
-	cmd := command(flag, "127.0.0.1:0") // the next port can be in use
+	cmd := command(flag, "127.0.0.1:0") // not the printed port, which may be in use
 	cmd.Env = []string{lines[1][1]}
 	second := startCommand(t, cmd)
 	pushertest.Request(t, "POST", second.url+"/pusher")
@@ -218,7 +218,7 @@ func TestProcfile(t *testing.T) {
 	if want := `data-key="testkey" data-cluster="mt1" data-socket=""`; !strings.Contains(page, want) || resp.Header.Get("Strict-Transport-Security") == "" {
 		t.Errorf("%v\n%s", resp.Header, page)
 	}
-	app.stop() // foreman's own exit code says nothing
+	app.stop() // ignore foreman's exit code, which is not the app's
 	if log := app.logged(); !strings.Contains(log, "exited with code 0") {
 		t.Errorf("the log: %s", log)
 	}

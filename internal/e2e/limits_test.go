@@ -106,7 +106,7 @@ func TestOtherSites(t *testing.T) {
 
 // Unusual requests, which no browser sends, get a short error that reveals nothing.
 func TestOddRequests(t *testing.T) {
-	app := start(t, "TRUST_PROXY=1") // any Host is accepted
+	app := start(t, "TRUST_PROXY=1") // accepts any Host
 	tests := []struct {
 		request string // the request line, and headers if any
 		status  int

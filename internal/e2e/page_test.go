@@ -52,7 +52,7 @@ func TestTamperedLibraryIsNotRun(t *testing.T) {
 		io.WriteString(w, strings.Replace(body, "sha384-y", "sha384-z", 1))
 	}))
 	defer page.Close()
-	p.open(page.URL, "connecting") // not connected, as the embedded server is not at this origin
+	p.open(page.URL, "connecting") // stays so, because the embedded server is at another origin
 }
 
 // The page reconnects by itself after the program has been restarted.
@@ -126,7 +126,7 @@ func TestAccessibility(t *testing.T) {
 			p.await("!document.querySelector('.flyer')")
 			check()
 			p.open(refused.url, "refused")
-			p.click() // which fails
+			p.click() // fails
 			p.await("document.getElementById('problem').textContent !== ''")
 			check()
 		})

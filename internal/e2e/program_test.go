@@ -26,14 +26,14 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-var scratch string // a folder for the whole run
+var scratch string // a temporary folder for all tests
 
 func TestMain(m *testing.M) {
 	// go test must not cache results, because they depend on the program, the browsers and npm,
 	// which it can't see. Without its log of files and variables, it caches nothing.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
-	flag.Set("test.parallel", "6") // the tests mostly wait
+	flag.Set("test.parallel", "6") // more than CPUs, because the tests mostly wait
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
@@ -65,7 +65,7 @@ type program struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	url   string     // of the page, without the slash at its end
-	ended chan error // receives the exit error, once
+	ended chan error // receives the error of the exit, or nil, once
 
 	mu  sync.Mutex
 	log []string // lines of stdout and stderr

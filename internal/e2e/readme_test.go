@@ -119,7 +119,7 @@ func TestReadmeNames(t *testing.T) {
 	text := readme(t)
 	names := append(find(t, "`([A-Za-z.][\\w.-]*(?:/[\\w.-]+)*(?:/|\\.[a-z]+))`", text), find(t, `\]\((\.[^)]+)\)`, text)...)
 	for _, name := range append(names, find(t, "`(internal/[a-z0-9]+)`", text)...) {
-		if name == "app.cfg" || name == ".env" { // the reader makes them
+		if name == "app.cfg" || name == ".env" { // created by the reader
 			continue
 		}
 		if _, err := os.Stat(filepath.Join("../..", name)); err != nil {
@@ -213,7 +213,7 @@ func TestReadmeProxy(t *testing.T) {
 			}
 			t.Run("browser", func(t *testing.T) {
 				p := newTab(t, served)
-				p.open(strings.Replace(url, "127.0.0.1", "example.localhost", 1), "connected") // a loopback address to Chromium only
+				p.open(strings.Replace(url, "127.0.0.1", "example.localhost", 1), "connected") // Chromium resolves it to loopback
 				requestFrom(t, "127.0.0.3", "POST", url+"/pusher")
 				p.wantAlert()
 			})

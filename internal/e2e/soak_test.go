@@ -98,7 +98,7 @@ func TestSoak(t *testing.T) {
 		t.Errorf("%d events for %d clicks", n, ok)
 	}
 	if runtime.GOOS != "linux" {
-		return // openFiles did not wait for the connections
+		return // openFiles can't wait for the connections to end
 	}
 	idle := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
 	countEvents(t, idle)

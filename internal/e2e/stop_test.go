@@ -28,7 +28,7 @@ func TestStopAsksClientsToReconnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.Next(t) // connection_established
+	client.Next(t) // receives connection_established
 	if err := p.stop(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
@@ -43,7 +43,7 @@ func TestStopDuringClicks(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)
 	releaseAll := sync.OnceFunc(func() { close(release) })
-	defer releaseAll() // the server waits for its requests
+	defer releaseAll() // because the server waits for its requests
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if len(upstream.Events()) >= 50 {
 			<-release

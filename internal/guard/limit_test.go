@@ -60,7 +60,7 @@ func TestRateLimitOfAllClients(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if want := 200 + 59*20; accepted != want || rejected == 0 { // a burst, then 20 a second
+		if want := 200 + 59*20; accepted != want || rejected == 0 { // a burst of 200, then 20 per second
 			t.Errorf("%d clicks accepted, want %d; %d rejected", accepted, want, rejected)
 		}
 	})
@@ -95,7 +95,7 @@ func TestNoRateLimit(t *testing.T) {
 
 // With too many clients, all limits are reset, so that memory stays bounded.
 func TestRateLimitBoundsMemory(t *testing.T) {
-	h := limited(0.1) // bursts of one
+	h := limited(0.1) // in bursts of one request
 	const first = "192.0.2.1:1"
 	post(h, first)
 	if w := post(h, first); w.Code != 429 || w.Header().Get("Retry-After") != "10" {
@@ -125,7 +125,7 @@ func TestMaxInFlight(t *testing.T) {
 			t.Errorf("one too many: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
 		}
 		leave <- true
-		<-status // now there is room for one more
+		<-status // wait for one to end, so that there is room for another
 		go func() { status <- post(h, "192.0.2.1:1").Code }()
 		<-inside
 		close(leave)

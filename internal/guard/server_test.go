@@ -66,7 +66,7 @@ func TestSlowRequests(t *testing.T) {
 	const limit = 5 * time.Second
 	tests := []struct {
 		name, head, trickle string
-		want                string // in the response; there may be none
+		want                string // text in the response; "" if there may be none
 	}{
 		{"headers", "", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 1000), ""},
 		{"nothing at all", "", "", ""},
@@ -142,7 +142,7 @@ func TestHugeRequests(t *testing.T) {
 				}
 				io.Copy(io.Discard, r) // until the connection ends
 				c.Close()
-				limit := 1 << 20 // of a body that nobody reads
+				limit := 1 << 20 // bytes that the server may receive of a body that no handler reads
 				if tt.status == 431 {
 					limit = 12 << 10
 				}

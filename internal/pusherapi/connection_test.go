@@ -107,7 +107,7 @@ func TestClickCrossesClose(t *testing.T) {
 func TestConnectionBreaks(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
-		earlier  int // requests over the same connection
+		earlier  int // number of earlier requests over the same connection
 		response string
 	}{
 		{"without a response, on a new connection", 0, ""},

@@ -33,7 +33,7 @@ func TestDialTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	filler, err := net.Dial("tcp", listener.Addr().String()) // the only place in the queue
+	filler, err := net.Dial("tcp", listener.Addr().String()) // takes the only place in the queue
 	if err != nil {
 		t.Fatal(err)
 	}

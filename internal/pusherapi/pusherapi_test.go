@@ -135,9 +135,9 @@ func TestInProcess(t *testing.T) {
 
 // The Date header tells how far the clock is off.
 func TestClock(t *testing.T) {
-	const second = time.Second // dates are in whole seconds
+	const second = time.Second // the resolution of Date
 	for _, tt := range []struct {
-		date time.Duration // from now; 0 for none
+		date time.Duration // of the response, from now; 0 means no Date header
 		want string
 	}{
 		{90*time.Minute + second, "clock is 1h30m behind the clock of"},

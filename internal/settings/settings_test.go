@@ -274,10 +274,10 @@ func TestSecretUnaltered(t *testing.T) {
 	for _, secret := range secrets {
 		for _, form := range forms {
 			if strings.Contains(form, "'") && strings.Contains(secret, "'") || strings.Contains(form, `"`) && strings.Contains(secret, `"`) {
-				continue // refused: see "quote within quotes"
+				continue // Load rejects it: see "quote within quotes"
 			}
 			if strings.HasPrefix(secret, "#") && strings.Contains(form, " %") {
-				continue // a comment
+				continue // it would begin a comment
 			}
 			line := strings.ReplaceAll(form, "%", secret)
 			got, err := load(t, nil, files{"app.cfg": "HOME=zz\nA=zz\nID=12\nKEY=zqkey\n" + line})
@@ -491,7 +491,7 @@ func TestWarnings(t *testing.T) {
 		name  string
 		env   map[string]string
 		files files
-		want  []string // beginnings
+		want  []string // how each warning begins
 	}{
 		{"other programs' variables", env("HOME", "/zq", "PORTS", "zq", "RATE_LIMT", "zq"), nil, nil},
 		{"unknown names in .env", nil, files{".env": "RATE_LIMT=zq\n#OTHER=zq\nPUSHER_URL =" + euURL},
@@ -576,7 +576,7 @@ func TestExample(t *testing.T) {
 	}
 	example := string(data)
 	fill := []string{"YOUR_APP_ID", "12", "YOUR_APP_KEY", "zqkey", "YOUR_APP_SECRET", "zqsecret"}
-	for i, name := range []string{"ID", "KEY", "SECRET"} { // all but one filled in
+	for i, name := range []string{"ID", "KEY", "SECRET"} { // fill in all values but one
 		others := slices.Delete(slices.Clone(fill), 2*i, 2*i+2)
 		_, err := load(t, nil, files{"app.cfg": strings.NewReplacer(others...).Replace(example)})
 		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "not the placeholder") {
