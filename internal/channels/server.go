@@ -190,6 +190,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &connection{Conn: netConn, server: s}
+	c.lastActivity.Store(int64(time.Since(s.started)))
 	s.admit(c, r)
 	go c.read() // in a new goroutine, so that net/http can free the request's memory
 }
