@@ -1,5 +1,5 @@
 // Pusher-sample serves a page with one button. A click sends POST /pusher, the server triggers
-// event1 on channel1, and every open page shows the message of the event in an alert.
+// event1 on channel1, and every open page shows the event's message in an alert.
 //
 // The path of a click: static/app.js → servePush → pusher.Client.Trigger → Pusher (or the
 // embedded server in internal/channels) → pusher-js in every page → alert.
@@ -54,8 +54,8 @@ func main() {
 	}
 }
 
-// run runs the program with the command-line arguments args. Unless they ask for help or contain a
-// command, it serves the page until ctx is done or SIGINT or SIGTERM arrives.
+// run runs the program with the command-line arguments args and the environment environ. Unless
+// args contain a command or -h, it serves the page until ctx is done or SIGINT or SIGTERM arrives.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -110,10 +110,9 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	if config.Embedded() {
 		embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
-		// guard.Serve uses another quarter of the limit, and API calls, logs and files need the rest.
-		options := channels.Options{MaxConnections: guard.FileLimit() / 2}
-		if config.RateLimit > 0 { // 0 lifts all limits per client address
-			options.ClientAddress = guard.ClientAddress(config.TrustProxy)
+		options := channels.Options{MaxConnections: guard.FileLimit() / 2} // guard.Serve uses a quarter
+		if config.RateLimit > 0 {
+			options.ClientAddress = guard.ClientAddress(config.TrustProxy) // limits WebSockets per client address
 		}
 		a.channels = channels.New(embedded, options, log)
 		transport = pusherapi.InProcess(a.channels)
@@ -135,8 +134,8 @@ type page struct {
 	Key            string
 	Cluster        string // Pusher cluster, if any
 	Socket         string // WebSocket URL of a self-hosted server, if any
-	Debug          bool
-	Notice         string
+	Debug          bool   // whether the Channels client logs to the browser's console
+	Notice         string // warning to show, if any
 }
 
 // handler returns the handler for all requests.
@@ -171,8 +170,8 @@ func (a *app) handler() (http.Handler, error) {
 	return guard.Recover(a.log, guard.Headers(config.TrustProxy, config.ConnectOrigins(), guard.SameOrigin(a.log, mux))), nil
 }
 
-// servePush handles a click. It triggers the event even if the browser disconnects, because other
-// pages are waiting for the event.
+// servePush handles a click. It triggers the event even if the browser disconnects, because the
+// event is also for the other pages.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
 	a.respond(w, r, err)
@@ -187,7 +186,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := pusherapi.Explain(err, serverName(a.settings))
 	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
-		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's IDs have at most 200
+		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's maximum
 	}
 	a.log.Warn("click failed", attrs...)
 	http.Error(w, text, status)
@@ -217,7 +216,7 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	return guard.Serve(ctx, a.log, listener, handler)
 }
 
-// trigger triggers one event and prints the result. It is the quickest way to check credentials.
+// trigger triggers the event in args, or a default event, and prints the result.
 func trigger(config settings.Settings, log *slog.Logger, args []string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)

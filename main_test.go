@@ -459,7 +459,7 @@ func TestFailedTriggerNamesItsSettings(t *testing.T) {
 	}
 }
 
-// When the app is ready, it logs its settings and may print commands.
+// When ready, the app logs its settings. On loopback with the embedded server, it prints commands.
 func TestAnnounce(t *testing.T) {
 	const hosted = "http://testkey:testsecret@api-eu.pusher.com/apps/1"
 	tests := []struct {
@@ -517,7 +517,7 @@ func TestTerminalHint(t *testing.T) {
 	}
 }
 
-// Behind a trusted proxy, the log line of a failed click has Heroku's request ID, cut to 200
+// Behind a trusted proxy, the log line of a failed click contains Heroku's request ID, cut to 200
 // characters.
 func TestFailedClickHasRequestID(t *testing.T) {
 	upstream := pushertest.NewServer(t)
@@ -537,7 +537,7 @@ func TestFailedClickHasRequestID(t *testing.T) {
 	}
 }
 
-// With -debug, files are read at each request, and events are logged.
+// With -debug, files are read on each request, and events are logged.
 func TestDebug(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)

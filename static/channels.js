@@ -1,7 +1,7 @@
 // A fallback for when pusher-js can't be loaded. It implements the parts of the pusher-js API that
 // app.js and connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // without a connection or close code, before the state is "unavailable"
+const UNAVAILABLE_MS = 10_000; // without a connection or Channels close code, until "unavailable"
 const ATTEMPT_MS = 15_000; // for an attempt to connect, including the handshake
 const RETRY_MS = 1_000; // before the first attempt to reconnect, without the random part
 const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part

@@ -2,15 +2,15 @@
 // click failed.
 //
 // The attributes data-state (connecting, connected, lost, busy, refused or blocked) and data-client
-// (pusher-js or fallback) of body are also for style.css and tests.
+// (pusher-js or fallback) of body are also read by style.css and by tests.
 
 import { eventArrives, turnBack } from './kaomoji.js';
 
 const LOAD_MS = 3_000; // for pusher-js to load
 const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
 const PONG_MS = 12_000; // for a pong, before the connection counts as dead
-const RETRY_MS = 200; // the shortest wait before an attempt to reconnect, without the random part
-const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
+const RETRY_MS = 200; // before retrySooner's first attempt, without the random part
+const RETRY_MAX_MS = 10_000; // before its later attempts, at most, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
@@ -71,7 +71,7 @@ export function connectionOptions() {
     wssPort: port,
     wsPath: url.pathname.replace(/\/$/, ''),
     forceTLS: tls,
-    enabledTransports: ['ws'], // includes wss://; with 'wss', pusher-js would try TLS on a port without it
+    enabledTransports: ['ws'], // 'wss' would make pusher-js try TLS on any port
     ...timeouts,
   };
 }

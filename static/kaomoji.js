@@ -1,5 +1,5 @@
-// Animates the kaomoji, together with style.css: a click starts a flight, and an event makes it crash
-// into the pillar. Shows an alert for each crash, one at a time.
+// Animates the kaomoji, together with style.css: a click starts a flight, and an event makes the
+// kaomoji crash into the pillar. Shows the alerts one at a time; at most MAX_QUEUED of them wait.
 
 const CRASH_MS = 100; // from an event to its alert, in a visible page
 const REST_MS = 300; // between two alerts, so that the page stays usable
@@ -93,7 +93,7 @@ function newFlight(button) { // without a button, the kaomoji comes from outside
   return { button, flyer, arrived: false };
 }
 
-// display puts a flight's kaomoji on its button, or outside the scene, in a free lane or the first.
+// display puts a flight's kaomoji on its button or outside the scene, in lane 0 if no lane is free.
 function display(flight) {
   const lane = Math.max(lanes.indexOf(undefined), 0);
   lanes[lane] = flight;

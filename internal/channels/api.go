@@ -61,7 +61,7 @@ func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) {
 	s.trigger(w, r, b.Batch, err)
 }
 
-// trigger publishes all events, or none if the request or one of them is invalid.
+// trigger publishes all events, or none if err is not nil or an event is invalid, and responds.
 func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event, err *apiError) {
 	for i := 0; err == nil && i < len(events); i++ {
 		err = events[i].validate()

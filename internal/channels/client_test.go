@@ -25,7 +25,7 @@ type rawClient struct {
 	r    *bufio.Reader
 }
 
-// handshakeOf returns the request of a WebSocket client.
+// handshakeOf returns the handshake request of a WebSocket client for path.
 func handshakeOf(path string) string {
 	return "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -115,7 +115,7 @@ func (c *rawClient) wantClosed(code ws.StatusCode) {
 	}
 }
 
-// dialPipe connects in memory, where synctest's clock applies.
+// dialPipe connects in memory, so that synctest's fake clock applies.
 func dialPipe(t testing.TB, listener pipe.Listener) *rawClient {
 	t.Helper()
 	return newRawClient(t, listener.Dial(), path)

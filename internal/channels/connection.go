@@ -29,7 +29,7 @@ type connection struct {
 	received      atomic.Int64 // bytes received since the last sweep
 	messages      atomic.Int64 // messages received since the last sweep
 
-	mu           sync.Mutex     // guards the fields below, except writer
+	mu           sync.Mutex     // guards the fields below, except writer; locked after server.mu
 	queue        net.Buffers    // frames to write, oldest first
 	queuedFrames int            // frames in queue and the current write; inaccurate while closing
 	queuedBytes  int            // their total size
@@ -103,7 +103,7 @@ func (c *connection) write() {
 
 // closeWith queues a close frame and logs it at the given level, unless the connection is already
 // closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, and is
-// truncated to fit. The connection ends when the client ends its side, or after closeTimeout.
+// truncated to fit. The connection ends when the client closes its side, or after closeTimeout.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -136,7 +136,7 @@ func (c *connection) drop() {
 
 // check resets the counts of received messages and bytes. It drops the connection if a write takes
 // too long, closes it if the client has been inactive for dropAfter, and sends a ping if the client
-// has been inactive for pingAfter. The time now is measured from server.started.
+// has been inactive for pingAfter. The argument now is the time since server.started.
 func (c *connection) check(now time.Duration) {
 	c.messages.Store(0)
 	c.received.Store(0)
@@ -153,8 +153,8 @@ func (c *connection) check(now time.Duration) {
 	}
 }
 
-// Read reads from the client, records its activity and counts the bytes. Counting bytes limits
-// frames that are not messages, too, such as empty fragments.
+// Read reads from the client, records its activity and counts the bytes. The limit on bytes also
+// applies to frames that are not messages, such as empty fragments.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.lastActivity.Store(int64(time.Since(c.server.started)))
@@ -181,14 +181,14 @@ func (c *connection) read() {
 			tcp.CloseWrite()
 		}
 	})
-	io.Copy(io.Discard, c.Conn) // until the client ends its side, or closeTimeout has passed
+	io.Copy(io.Discard, c.Conn) // until the client closes its side, or closeTimeout has passed
 	closeWrite.Stop()
 	c.writer.Wait()
 	c.Conn.Close()
 	c.server.log.Debug("disconnected", "connection", c.id)
 }
 
-// readMessages handles frames until it returns an error: errClosed after a close frame.
+// readMessages handles frames until an error occurs. After a close frame, it returns errClosed.
 func (c *connection) readMessages() error {
 	frames := &wsutil.Reader{
 		Source:         bufio.NewReaderSize(c, 512), // small, because each connection has one
@@ -244,7 +244,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // at debug, or clients could fill the log with codes
+	c.closeWith(slog.LevelDebug, code, "") // at debug: clients could log any number
 	return errClosed
 }
 

@@ -36,7 +36,7 @@ import (
 // https://pusher.com/docs/channels/library_auth_reference/rest-api/.
 const (
 	maxConnections   = 20_000   // open WebSockets; more are closed with code 4100
-	maxPerClient     = 500      // open WebSockets per client address, which a whole office may share
+	maxPerClient     = 500      // open WebSockets per client address, which an office may share
 	maxSubscriptions = 100      // channels per connection
 	maxMessage       = 8 << 10  // bytes per message from a client; a subscription needs at most 300
 	maxMessages      = 500      // messages, including pings, per connection and sweepInterval
@@ -56,8 +56,8 @@ const (
 	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
 	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
 
-	activityTimeout = 120 // seconds without a message before a client sends a ping; sent to clients
-	sweepInterval   = 5 * time.Second
+	activityTimeout = 120                    // seconds; sent to clients, which ping after this time
+	sweepInterval   = 5 * time.Second        // between two checks of all connections
 	pingAfter       = 25 * time.Second       // of inactivity; Heroku disconnects after 55 s
 	dropAfter       = 60 * time.Second       // of inactivity, which means no response to pings
 	writeTimeout    = 10 * time.Second       // for a client to receive a batch of frames
@@ -116,8 +116,8 @@ type Server struct {
 }
 
 // New returns a running server for app. Call Close to stop it. The server logs connections,
-// subscriptions, events and rejected API requests at level debug, and refused and failing clients
-// at level info. Clients can cause any number of log lines, so log should limit repeated messages.
+// subscriptions, events and rejected API requests at level debug, and clients that it refuses or
+// drops at level info. Clients can cause any number of log lines, so log should limit repeats.
 func New(app App, options Options, log *slog.Logger) *Server {
 	s := &Server{
 		app:         app,
@@ -158,7 +158,7 @@ func (s *Server) Close() {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(2*closeTimeout + time.Second): // closeTimeout each for a handshake and a close
+	case <-time.After(2*closeTimeout + time.Second): // for a handshake and a close
 	}
 }
 
@@ -297,7 +297,7 @@ func (s *Server) unsubscribe(c *connection, channel string) {
 	}
 }
 
-// removeSubscriber replaces c with the last subscriber of the channel. The caller holds s.mu.
+// removeSubscriber removes c by moving the last subscriber to its place. The caller holds s.mu.
 func (s *Server) removeSubscriber(channel string, c *connection) {
 	subscribers := s.channels[channel]
 	end := len(subscribers) - 1
@@ -345,8 +345,8 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections every sweepInterval, until the server is closed. It replaces timers
-// and deadlines of the individual connections.
+// sweep checks all connections every sweepInterval, until the server is closed. This one timer
+// saves each connection its own timers and deadlines.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -51,7 +51,7 @@ func start(t testing.TB) (*httptest.Server, *pusher.Client) {
 	}
 }
 
-// message is a message from a client or the server.
+// message is a message from the server.
 type message struct {
 	Event   string          `json:"event"`
 	Channel string          `json:"channel"`
@@ -494,7 +494,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// handshake sends a WebSocket handshake, in which header replaces the usual headers.
+// handshake sends a WebSocket handshake, in which header overrides headers of the same name.
 func handshake(t *testing.T, server *httptest.Server, header http.Header) (status int) {
 	t.Helper()
 	r, _ := http.NewRequest("GET", server.URL+path, nil)

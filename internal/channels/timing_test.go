@@ -17,7 +17,7 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// timed runs a test on synctest's clock, with a server that it closes at the end.
+// timed runs a test with synctest's fake clock and a server that is closed at the end.
 func timed(t *testing.T, test func(t *testing.T, s *Server, p pipe.Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(app, Options{}, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))

@@ -68,8 +68,8 @@ var (
 	brokenPage string // what failed; empty if the page works
 )
 
-// requirePage checks, for the first test that calls it, that the page basically works. If it
-// doesn't, that test fails, and all others are skipped instead of timing out one by one.
+// requirePage checks, for the first test that calls it, that a click shows alerts. If it doesn't,
+// that test fails, and all others are skipped instead of timing out one by one.
 func requirePage(t testing.TB) {
 	t.Helper()
 	root := browser(t)
@@ -308,7 +308,7 @@ func (p *tab) awaitOr(problem func() string, expression string) {
 	}
 }
 
-// awaitState waits until the page is in one of the states that connection.js lists.
+// awaitState waits until the page is in the given state. connection.js lists the states.
 func (p *tab) awaitState(state string) {
 	p.t.Helper()
 	p.await(fmt.Sprintf("document.body?.dataset.state === %q", state))

@@ -46,7 +46,7 @@ func npmFolder(t testing.TB) string {
 	return dir
 }
 
-// npmFile returns the contents of a file in that folder.
+// npmFile returns the contents of a file in npmFolder.
 func npmFile(t testing.TB, name string) []byte {
 	t.Helper()
 	file, err := os.ReadFile(filepath.Join(npmFolder(t), name))

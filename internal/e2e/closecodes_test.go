@@ -55,8 +55,8 @@ func TestNoPongInChromium(t *testing.T) {
 // socketURL returns the URL of the embedded server's WebSockets.
 func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
 
-// startWithShortTimeouts builds the program with other constants in channels/server.go, so that
-// the server sends no pings and closes a connection after 1 s without activity, and starts it.
+// startWithShortTimeouts builds the program with other constants in channels/server.go, and starts
+// it. Its server sends no pings, and closes a connection after 1 s without activity.
 func startWithShortTimeouts(t testing.TB) *program {
 	t.Helper()
 	source, err := filepath.Abs("../channels/server.go")

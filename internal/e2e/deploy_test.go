@@ -26,8 +26,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// With a hosted cluster, under its real name and over TLS, the page's policy lets pusher-js
-// connect by WebSocket, and by SockJS if WebSockets are blocked.
+// With a hosted cluster, under its real name and over TLS, the Content-Security-Policy lets
+// pusher-js connect by WebSocket, and by SockJS if WebSockets are blocked.
 func TestHostedCluster(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
@@ -129,8 +129,8 @@ func TestTwoInstances(t *testing.T) {
 	}
 }
 
-// The commands that the program prints work as printed: trigger, and a second instance that
-// shares the events.
+// The commands that the program prints work (here with a built program and a free port): trigger,
+// and a second instance that shares the events.
 func TestSecondTerminal(t *testing.T) {
 	t.Parallel()
 	binary, err := buildProgram()

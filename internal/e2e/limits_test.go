@@ -104,7 +104,7 @@ func TestOtherSites(t *testing.T) {
 	}
 }
 
-// Unusual requests, which no browser sends, get a short error that reveals nothing.
+// Unusual requests get the right status, and each error is short plain text.
 func TestOddRequests(t *testing.T) {
 	app := start(t, "TRUST_PROXY=1") // accepts any Host
 	tests := []struct {

@@ -52,7 +52,7 @@ func TestTamperedLibraryIsNotRun(t *testing.T) {
 		io.WriteString(w, strings.Replace(body, "sha384-y", "sha384-z", 1))
 	}))
 	defer page.Close()
-	p.open(page.URL, "connecting") // stays so, because the embedded server is at another origin
+	p.open(page.URL, "connecting") // can't connect, because this proxy forwards no WebSockets
 }
 
 // The page reconnects by itself after the program has been restarted.

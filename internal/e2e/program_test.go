@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	// which it can't see. Without its log of files and variables, it caches nothing.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
-	flag.Set("test.parallel", "6") // more than CPUs, because the tests mostly wait
+	flag.Set("test.parallel", "6") // whatever the number of CPUs: the tests mostly wait
 	var err error
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
@@ -64,15 +64,15 @@ var buildProgram = sync.OnceValues(func() (binary string, err error) {
 type program struct {
 	t     testing.TB
 	cmd   *exec.Cmd
-	url   string     // of the page, without the slash at its end
-	ended chan error // receives the error of the exit, or nil, once
+	url   string     // of the page, without a trailing slash
+	ended chan error // receives the exit error, or nil, once
 
 	mu  sync.Mutex
 	log []string // lines of stdout and stderr
 }
 
-// start starts the program on a free port, with additional environment variables, and waits
-// until it is ready.
+// start starts the program on a free port, with env and HOME as its only environment variables,
+// and waits until it is ready.
 func start(t testing.TB, env ...string) *program {
 	t.Helper()
 	return startOn(t, "0", env...)
@@ -127,7 +127,7 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 
 var readyLine = regexp.MustCompile(`msg=ready .*?:(\d+)`)
 
-// readLog records the log, sends the port to ready, and reads on until the program ends.
+// readLog records the log, sends the port to ready and, at the end, the exit error to p.ended.
 func (p *program) readLog(lines *bufio.Scanner, ready chan<- string) {
 	defer close(ready)
 	secrets := pushertest.Log(p.t)
@@ -179,7 +179,7 @@ func (p *program) stop() error {
 	return p.wait()
 }
 
-// wait waits until the program has ended.
+// wait waits until the program has ended, and returns its exit error, or nil.
 func (p *program) wait() error {
 	p.t.Helper()
 	select {

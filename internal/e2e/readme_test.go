@@ -33,7 +33,7 @@ func readme(t testing.TB) string {
 	return string(text)
 }
 
-// section returns the part of the README under a heading, up to the next one.
+// section returns the part of the README under a heading, up to the next heading that begins ##.
 func section(t testing.TB, heading string) string {
 	t.Helper()
 	_, text, ok := strings.Cut(readme(t), "\n"+heading+"\n")
@@ -85,7 +85,7 @@ func TestReadmeSettings(t *testing.T) {
 	}
 }
 
-// The messages under Troubleshooting occur in the source, where … stands for any text.
+// The messages under Troubleshooting, in which … stands for any text, occur in the source.
 func TestReadmeMessages(t *testing.T) {
 	var source bytes.Buffer
 	for _, pattern := range []string{"../../*.go", "../../internal/*/*.go", "../../static/*.js"} {
@@ -168,7 +168,7 @@ func TestReadmeCommands(t *testing.T) {
 		}
 	}
 
-	// What the program prints for another terminal.
+	// The program prints what the README shows for another terminal.
 	printed := strings.NewReplacer("127.0.0.1:5000", strings.TrimPrefix(app.url, "http://"), "127.0.0.1:5001", `\S+`, "SECRET", `\w+`, ".", `\.`).
 		Replace(section(t, "## Several instances and self-hosted servers"))
 	for _, line := range find(t, `(?m)^(In another terminal.*|  PUSHER_URL.*)$`, printed) {
@@ -282,7 +282,7 @@ func startNginx(t *testing.T, path, site, scheme, upstream string) string {
 		replace("/etc/ssl/certs/example.org.pem", filepath.Join(dir, "certificate"))
 		replace("/etc/ssl/private/example.org.key", filepath.Join(dir, "key"))
 	}
-	// What Debian's nginx.conf has around a site, but in one process and in one folder.
+	// A minimal replacement for Debian's nginx.conf, with one process and one folder.
 	config := "daemon off; master_process off; pid nginx.pid; error_log stderr; events {} http { access_log off;\n"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		config += kind + "_temp_path temp;\n"

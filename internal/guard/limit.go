@@ -72,11 +72,11 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	})
 }
 
-// ClientAddress returns a function that identifies the client of a request. It returns the IPv4
-// address, or the /56 network of an IPv6 address, because providers assign a whole network to one
-// customer (RFC 6177). Behind a trusted proxy, the address is the last entry of X-Forwarded-For,
-// which the proxy added; clients can forge the others. If that entry is invalid, or if there are
-// several such headers, of which none can be trusted, the address is that of the connection.
+// ClientAddress returns a function that identifies the client of a request by its IPv4 address, or
+// by the /56 network of its IPv6 address, because providers assign a whole network to one customer
+// (RFC 6177). Behind a trusted proxy, the address is the last entry of X-Forwarded-For, which the
+// proxy added; clients can forge the others. If that entry is invalid, or if there are several such
+// headers, of which none can be trusted, the address is that of the connection.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)

@@ -10,7 +10,7 @@ import (
 
 const (
 	maxRepeats  = 5   // records with the same message that LimitLog passes per minute
-	maxMessages = 100 // different messages that LimitLog counts per minute; it counts the rest as one
+	maxMessages = 100 // different messages that LimitLog counts; it counts the rest together
 )
 
 // LimitLog returns a handler that passes records to next, but at most 5 per minute with the same

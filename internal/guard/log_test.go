@@ -93,7 +93,7 @@ func TestNoSummaryWithoutSuppressedMessages(t *testing.T) {
 	}
 }
 
-// net/http puts the peer's address into its messages.
+// Messages of net/http that differ only from the peer's address on count as one.
 func TestLimitLogOfServer(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
 		server := newServer(log, ok, 1)

@@ -22,10 +22,10 @@ func LimitMemory(gcPercent int) {
 	}
 }
 
-// memory returns how many bytes of memory this process may use: the memory of the machine, or the
-// limit of the process's cgroup (version 1 or 2), if that is lower. On systems without /proc, such
-// as macOS and Windows, it returns 1 GB. It uses no library, because libraries need a mounted
-// cgroup file system, and a Heroku dyno has only memory.limit_in_bytes.
+// memory returns how many bytes of memory this process may use: the machine's memory or, if lower,
+// the lowest limit of the process's cgroup (version 1 or 2) and its parents. On systems without
+// /proc, such as macOS and Windows, it returns 1 GB. It uses no library, because libraries need a
+// mounted cgroup file system, and a Heroku dyno has only memory.limit_in_bytes.
 func memory(system fs.FS) int64 {
 	read := func(name string) string {
 		text, _ := fs.ReadFile(system, name)
@@ -34,7 +34,7 @@ func memory(system fs.FS) int64 {
 	kB := int64(1 << 20)
 	fmt.Sscanf(read("proc/meminfo"), "MemTotal: %d kB", &kB)
 	bytes := kB << 10
-	// A line is, for example, 0::/system.slice/app.service. The first one here is for Heroku.
+	// A line is, for example, 0::/system.slice/app.service. The line added in front is for Heroku.
 	for line := range strings.Lines("0:memory:/\n" + read("proc/self/cgroup")) {
 		_, line, _ = strings.Cut(line, ":")
 		controllers, group, _ := strings.Cut(strings.TrimSpace(line), ":")

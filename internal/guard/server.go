@@ -14,8 +14,8 @@ import (
 )
 
 // StopContext returns a context that is canceled when parent is, or when SIGINT or SIGTERM arrives.
-// A second signal ends the process immediately. If the process still runs nine seconds after the
-// first signal, it exits with status 1, before Docker (10 s) or Heroku (30 s) would kill it.
+// A second signal ends the process immediately. If it is still running nine seconds after the first
+// signal, it exits with status 1, before Docker (10 s) or Heroku (30 s) would kill it.
 func StopContext(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancel(parent)
 	signaled, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
@@ -32,8 +32,8 @@ func StopContext(parent context.Context) context.Context {
 
 // Serve serves handler on listener until ctx is done. Then it accepts no more connections, gives
 // in-flight requests 6 s to finish, and returns nil. Hijacked connections, such as WebSockets, stay
-// open. The number of other connections is limited to what fits into memory (2,340 in 512 MB, and
-// at least 400), and to a quarter of the limit on open files.
+// open. Other connections are limited to what fits into memory (2,340 in 512 MB, and at least 400),
+// and to a quarter of the limit on open files. Serve fails if it can't accept connections.
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
 	// In measurements, an idle connection used 13 KB, and one that sent 8 KB of tiny headers used
 	// 150 KB, plus half as much again until the next garbage collection.
@@ -47,7 +47,7 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 	case <-ctx.Done():
 	}
 	log.Info("shutting down: finishing in-flight clicks")
-	late, cancel := context.WithTimeout(context.Background(), 6*time.Second) // a click takes up to 5 s
+	late, cancel := context.WithTimeout(context.Background(), 6*time.Second) // a click: 5 s
 	defer cancel()
 	if err := server.Shutdown(late); err != nil {
 		log.Warn("shutting down: closed connections whose requests took too long")
@@ -56,10 +56,10 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 	return nil
 }
 
-// newServer returns a server for handler that limits slow clients, headers (8 KB; more get 431),
-// and open connections (n, not counting hijacked ones). To make room for a new connection, it
-// closes the one that has waited longest for the headers of a request. On shutdown, it closes all
-// waiting connections, which browsers may have opened in advance; net/http would wait 5 s for them.
+// newServer returns a server for handler that times out slow clients, limits headers to 8 KB (more
+// get 431) and connections to n, except hijacked ones. To make room for a new connection, it closes
+// the one that has waited longest for the headers of a request. On shutdown, it closes all waiting
+// connections, which browsers may have opened in advance; net/http would wait 5 s for them.
 func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 	s := &http.Server{
 		Handler:        handler,
@@ -88,7 +88,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 			case slots <- struct{}{}:
 			default:
 				log.Warn("too many open connections: closing those that have been idle longest")
-				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the next whose request ends
+				s.SetKeepAlivesEnabled(closeWaiting()) // or the next whose request ends
 				slots <- struct{}{}
 				s.SetKeepAlivesEnabled(true)
 			}
@@ -101,13 +101,13 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 		case http.StateActive:
 			waiting.Remove(elements[conn])
 		case http.StateHijacked, http.StateClosed:
-			waiting.Remove(elements[conn]) // no-op unless it waits
+			waiting.Remove(elements[conn]) // no-op unless it is waiting
 			delete(elements, conn)
 			<-slots
 		}
 	}
 	s.RegisterOnShutdown(func() {
-		time.Sleep(200 * time.Millisecond) // for the first byte of a request in transit
+		time.Sleep(200 * time.Millisecond) // so that requests in transit can still arrive
 		for closeWaiting() {
 		}
 	})

@@ -33,7 +33,7 @@ func get(c net.Conn, path string) error {
 	return nil
 }
 
-// serve runs a test on synctest's clock, with a server that allows 2,000 open connections. The
+// serve runs a test with synctest's fake clock and a server that allows 2,000 connections. The
 // handler ignores the body at /, reads it at /read, responds after a second at /second, and
 // hijacks the connection at /hijack.
 func serve(t *testing.T, test func(t *testing.T, p pipe.Listener)) {

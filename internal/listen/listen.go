@@ -31,7 +31,7 @@ func NextAddr(addr string) string {
 }
 
 // URLs returns the URL of the page for this machine and, if at is an unspecified address, those for
-// other devices (IPv4 only). No URL has localhost: on macOS, AirPlay may listen on [::1]:5000.
+// other devices (IPv4 only). None uses localhost: on macOS, AirPlay may listen on [::1]:5000.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

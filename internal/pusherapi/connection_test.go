@@ -1,5 +1,5 @@
 // Tests what happens to events when the server closes connections. Bytes take time to arrive,
-// on synctest's clock, so a request and the server's close can cross in transit.
+// by synctest's fake clock, so a request and the server's close can cross in transit.
 package pusherapi
 
 import (
@@ -73,7 +73,7 @@ func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 	})
 }
 
-// accept counts events and accepts them.
+// accept returns a handler that accepts and counts events.
 func accept(events *atomic.Int32) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)

@@ -29,14 +29,14 @@ const (
 )
 
 // NewTransport returns a transport that opens up to maxCalls connections to each host. Each call
-// ends within 5 s, reads at most 64 KB, and fails unless the status of the response is 2xx.
+// ends within 5 s. It fails if the status is not 2xx, or if the response is larger than 64 KB.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	t.TLSHandshakeTimeout = callTimeout - dialTimeout // connecting takes no longer than a call
-	// Close idle connections before the server does; nginx and load balancers do so after 60 s or
-	// more. If a request is sent as the server closes the connection, the request fails, and a
-	// retry might send the event twice.
+	t.TLSHandshakeTimeout = callTimeout - dialTimeout // connecting ends within callTimeout
+	// Close idle connections before the server does; by default, nginx and most load balancers wait
+	// 60 s or more. If a request is sent as the server closes the connection, the request fails,
+	// and a retry might send the event twice.
 	t.IdleConnTimeout = 30 * time.Second
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
@@ -84,7 +84,7 @@ type callError struct {
 	error
 	connected bool        // whether the call got a connection; if not, the request was not sent
 	wasIdle   bool        // whether the connection had been idle, after an earlier call
-	responded atomic.Bool // whether the server sent any byte of a response
+	responded atomic.Bool // whether any byte of a response has arrived; set in another goroutine
 	status    int         // of the response; 0 if there was no complete response
 	date      time.Time   // the Date header of the response; zero if there was none
 }
@@ -95,7 +95,7 @@ func (e *callError) timedOut() bool {
 }
 
 // clock returns how this machine's clock differs from the server's Date header, such as "1h30m
-// behind". If the difference is unknown, it returns "ahead of or behind".
+// behind". If there is no header, or no difference, it returns "ahead of or behind".
 func (e *callError) clock() string {
 	ahead := time.Since(e.date).Round(time.Minute)
 	amount := strings.TrimSuffix(ahead.Abs().String(), "0s") // such as 1h30m
@@ -132,10 +132,10 @@ type recorder struct {
 func (w *recorder) Header() http.Header    { return w.header }
 func (w *recorder) WriteHeader(status int) { w.status = status }
 
-// Explain returns a text that says why a call by pusher-http-go failed and how to fix it, and the
-// HTTP status to respond with: 504 for a timeout, otherwise 502. Visitors to the page see the text,
-// so it contains no host, URL, key or secret from the settings, and no text from the response. The
-// argument server is the name to use for the Channels server, such as "Pusher".
+// Explain returns the HTTP status to respond with after a failed call by pusher-http-go (504 for a
+// timeout, otherwise 502), and one to three sentences that say why the call failed and how to fix
+// it. Visitors to the page see this text, so it contains no host, URL, key or secret from the
+// settings, and no text from the response. The argument server is a name, such as "Pusher".
 func Explain(err error, server string) (status int, text string) {
 	call, ok := errors.AsType[*callError](err)
 	if !ok {
@@ -160,7 +160,7 @@ type cause struct {
 // causes contains all causes. Explain uses the first one that applies; the last one always does.
 var causes = []cause{
 	{says(`^status .*timestamp expired`), "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."},
-	{says(`^status .*signature`), wrongSecret}, // before the next, because these may mention auth_key
+	{says(`^status .*signature`), wrongSecret}, // before auth_key, which its text may contain
 	{says(`^status (404|.*(auth_key|app key|app_id|unknown app))`), "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App Keys page on the Pusher dashboard, or with the server's configuration."},
 	{says(`^status .*(http request to an https server|plain http)`), "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in app.cfg."},
 	{says(`^status 401`), wrongSecret},
@@ -209,7 +209,7 @@ const (
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-// says returns a function that reports whether the text of a call's error matches pattern.
+// says returns a function that reports whether a call's error text matches pattern, in any case.
 func says(pattern string) func(*callError) bool {
 	p := regexp.MustCompile("(?is)" + pattern)
 	return func(e *callError) bool { return p.MatchString(e.Error()) }

@@ -40,8 +40,8 @@ func trigger(url string) error {
 	return newClient(url, NewTransport(1)).Trigger("c", "e", "d")
 }
 
-// wantExplained checks that err is a failed call, and that Explain returns status and a text that
-// contains text, under each name for the server. The text must not contain the credentials.
+// wantExplained checks that err is not nil, and that Explain explains it, for two server names,
+// with this status and with sentences that contain text, but no credentials or addresses.
 func wantExplained(t *testing.T, err error, status int, text string) {
 	t.Helper()
 	if err == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// Client is a WebSocket client.
+// Client is a WebSocket client, created by Dial or Subscribe.
 type Client struct {
 	gws.BuiltinEventHandler
 	*gws.Conn

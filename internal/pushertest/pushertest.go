@@ -27,8 +27,8 @@ func WaitFor(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// Request sends a request and returns the response and its body. headers alternates names and
-// values.
+// Request sends a request and returns the response and its body. headers are names, each
+// followed by its value.
 func Request(t testing.TB, method, url string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, nil)
@@ -75,7 +75,7 @@ type Clicks struct {
 // clickClient opens a connection for each click, so that none is left over.
 var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Click sends the request of a click to the app at url. It counts "none" if there is no response.
+// Click sends the request that a click causes to the app at url. No response counts as "none".
 func (c *Clicks) Click(url string) {
 	response := "none"
 	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {

@@ -26,8 +26,8 @@ var (
 type setting struct {
 	name  string // empty if the line has no known name
 	value string
-	file  string // empty for the environment; for a part of PUSHER_URL, where that was set
-	line  int    // in file, from 1; 0 if there is no file
+	file  string // empty for the environment; for a part of PUSHER_URL, the String of PUSHER_URL
+	line  int    // in file, from 1; 0 if there is none
 }
 
 // String returns, for example, "PORT" for the environment, or "PORT in .env line 3".

@@ -23,7 +23,7 @@ import (
 // Settings are the program's settings. Don't log them as a whole: they contain the secret.
 type Settings struct {
 	// Source says where the credentials are: "PUSHER_URL", "PUSHER_URL in .env" or "app.cfg",
-	// followed by " and PUSHER_CLUSTER" if that sets the cluster at Pusher. Without credentials,
+	// followed by " and PUSHER_CLUSTER" if that selects Pusher's cluster. Without credentials,
 	// Source is empty and the fields up to SocketURL have their zero values.
 	Source string
 
@@ -98,7 +98,7 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) error 
 		if err == nil {
 			s.Warnings = append(s.Warnings, "app.cfg is ignored, because "+s.Source+" is set: remove one of them")
 		}
-		if part := urlPattern.FindStringSubmatch(v.value); part != nil { // else check returns an error
+		if part := urlPattern.FindStringSubmatch(v.value); part != nil { // if nil, check fails
 			part[2], _ = url.PathUnescape(part[2])
 			for i, name := range []string{"KEY", "SECRET", "HOST", "ID"} {
 				values[name] = setting{name: name, value: part[i+1], file: v.String()}
@@ -177,7 +177,7 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL. SECRET must be percent-encoded where necessary.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // documented with placeholders
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // the docs show placeholders for these
 )
 
 // rules say which values are invalid. An error consists of the value's place and the rule's text.
@@ -217,8 +217,8 @@ var (
 	isHTTPS     = matches(`^(?i:https):`)
 	isPusher    = matches(`(^|\.)pusher(app)?\.com$`)
 
-	// The groups are key, secret, host and ID; host, IPv6 address and port; cluster; ws:// or wss://,
-	// host and path prefix.
+	// The groups are, in urlPattern: key, secret, host, ID; in hostPattern: host, IPv6 address,
+	// port; in apiPattern: cluster; in socketPattern: ws:// or wss://, host, path prefix.
 	urlPattern    = regexp.MustCompile(`^\w+://` + authority + `/apps/([\w-]+)/?$`)
 	hostPattern   = regexp.MustCompile(`^([\w-]+(?:\.[\w-]+)*|(\[[0-9a-f:.]+\]))(?::([1-9][0-9]*))?$`)
 	apiPattern    = regexp.MustCompile(`^api(?:-([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.pusher|\.pusher(?:app)?)\.com$`)

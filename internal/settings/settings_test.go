@@ -42,7 +42,7 @@ func environ(env map[string]string) []string {
 	return list
 }
 
-// env returns a map of alternating names and values.
+// env returns a map made from alternating names and values.
 func env(pairs ...string) map[string]string {
 	m := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -141,7 +141,7 @@ var accepted = []struct {
 	{"the same in .env", nil, files{".env": `PUSHER_URL="https://zqkey:a:b$c$D$(E)@api-eu.pusher.com/apps/12"`},
 		with(hosted("PUSHER_URL in .env", "api-eu.pusher.com", "eu"), secret("a:b$c$D$(E)"))},
 
-	// app.cfg's form.
+	// The syntax of app.cfg.
 	{"as the sample had it", nil, files{"app.cfg": "# -*- encoding: utf-8 -*-\n\nID = '12'\nKEY = \"zqkey\"\nSECRET='zqsecret'  # don't tell\n"},
 		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
 	{"as the dashboard shows it", nil, files{"app.cfg": "app_id = \"12\"\nkey = \"zqkey\"\nsecret = \"zqsecret\"\ncluster = \"eu\"\n"},
@@ -164,7 +164,7 @@ var accepted = []struct {
 	{"HOST of Pusher's and its CLUSTER", nil, files{"app.cfg": cfg + "HOST = api-eu.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
 	{"HOST of Pusher's that says no cluster", nil, files{"app.cfg": cfg + "HOST = other.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
 
-	// Listening, rate.
+	// The address to listen on, the rate limit, and the proxy.
 	{"PORT, RATE_LIMIT", env("PORT", "8080", "RATE_LIMIT", "0.5"), nil, Settings{Addr: ":8080", RateLimit: 0.5}},
 	{"any port, no limit", env("PORT", "0", "RATE_LIMIT", "0"), nil, Settings{Addr: ":0", RateLimit: 0}},
 	{"the largest", nil, files{".env": "PORT=65535\nRATE_LIMIT=1e6"}, Settings{Addr: ":65535", RateLimit: 1e6}},

@@ -54,7 +54,7 @@ func New(from fs.FS, data any) (http.Handler, error) {
 }
 
 // NewDebug returns a handler for development: for every request, it reads the files in dir and
-// renders the page again. If that fails, the response is the error. dir must contain a template.
+// renders the page again. Errors become the response. dir must contain templates/index.html.
 func NewDebug(dir string, data any) (http.Handler, error) {
 	root, err := os.OpenRoot(dir) // symbolic links can't lead out of it
 	if err == nil {
@@ -84,9 +84,9 @@ func read(from fs.FS, name string) ([]byte, error) {
 	return fs.ReadFile(from, name)
 }
 
-// newFile returns a handler that serves body. Browsers cache the body, and ask on each use whether
-// it has changed. The handler does not use [http.ServeContent], which supports range requests: one
-// request for thousands of ranges would cost as much as thousands of requests.
+// newFile returns a handler that serves body. Browsers cache the body and revalidate it on each
+// use. The handler does not use [http.ServeContent], which supports range requests: one request for
+// thousands of ranges would cost as much as hundreds of requests.
 func newFile(ext string, body []byte) http.Handler {
 	etag := fmt.Sprintf(`"%.12x"`, sha256.Sum256(body))
 	headers := http.Header{ // shared by all responses, to avoid allocations

@@ -143,7 +143,7 @@ func TestIfNoneMatch(t *testing.T) {
 	}
 }
 
-// The server ignores Range: thousands of ranges in one request would cost as much as thousands
+// The server ignores Range: thousands of ranges in one request would cost as much as hundreds
 // of requests.
 func TestNoRanges(t *testing.T) {
 	h, err := New(testFiles(), data)

@@ -1,5 +1,5 @@
 // Opens WebSockets to the server at base, makes the server close each with a different code, and
-// compares the codes that the page receives.
+// checks the codes that the page receives. Resolves to a list of the wrong ones.
 async (base, key) => {
   const url = (path) => base.replace('http', 'ws') + path;
   const working = `/app/${key}?protocol=7`;

@@ -82,9 +82,9 @@ async function clickIn(visible, hidden) {
     const closeCodes = readFileSync(`${__dirname}/close-codes.js`, 'utf8');
     console.log(await page.evaluate(`(${closeCodes})(location.origin, document.body.dataset.key)`));
     await page.goto(`${impatient}/healthz`);
-    console.log(await closeCode(page, impatient)); // without activity
+    console.log(await closeCode(page, impatient)); // 4201: no activity
     await page.goto('data:text/html,');
-    console.log(await closeCode(page, url)); // another origin
+    console.log(await closeCode(page, url)); // 4009: another origin
   } finally {
     await browser.close();
   }

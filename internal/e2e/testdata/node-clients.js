@@ -1,5 +1,5 @@
-// Triggers events with pusher, receives them with pusher-js, and compares them. Then sends
-// requests that the server must reject. PUSHER_URL is the server's URL.
+// Triggers events with the npm package pusher, receives them with pusher-js, and compares them.
+// Then sends requests that the server must reject. PUSHER_URL is the server's URL.
 const assert = require('node:assert');
 const PusherServer = require('pusher');
 const PusherClient = require('pusher-js');
