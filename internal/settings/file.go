@@ -116,11 +116,10 @@ var (
 )
 
 // parseLine returns the name and the value in a line. If the line is invalid, problem is an error
-// message without the line's place. For blank lines and comments, all results are empty.
-//
-// parseLine passes each line to godotenv separately, so that an unclosed quote can't extend into
-// the next line. It first handles the lines that godotenv would misread: godotenv would read the
-// value of NAME="a"b as a, and that of NAME= # c as # c.
+// message without the line's place. For blank lines and comments, all results are empty. parseLine
+// passes each line to godotenv separately, so that an unclosed quote can't extend into the next
+// line. It first handles the lines that godotenv would misread: godotenv would read the value of
+// NAME="a"b as a, and that of NAME= # c as # c.
 func parseLine(line string) (name, value, problem string) {
 	const form = "must have the form NAME=value or NAME = 'value', without control characters: correct it, or put # in front to make it a comment"
 	line = strings.TrimSpace(line)

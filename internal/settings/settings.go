@@ -1,9 +1,8 @@
 // Package settings reads the program's settings from the environment, .env and app.cfg. They
-// determine where events go, where the page connects, and at which address the app listens.
-//
-// If a setting is invalid, Load returns a one-line error that says where the setting is, what is
-// wrong with it and how to fix it. No error or warning contains any part of a value, because
-// someone may have pasted a secret in the wrong place.
+// determine where events go, where the page connects, and at which address the app listens. If a
+// setting is invalid, Load returns a one-line error that says where the setting is, what is wrong
+// with it and how to fix it. No error or warning contains any part of a value, because someone may
+// have pasted a secret in the wrong place.
 package settings
 
 import (
@@ -86,7 +85,8 @@ func Load(environ []string, dir string) (Settings, error) {
 		return s, nil
 	}
 	s.AppID, s.Key, s.Secret = values["ID"].value, values["KEY"].value, values["SECRET"].value
-	return s, s.resolve(values)
+	err := s.resolve(values)
+	return s, err
 }
 
 // readCredentials sets Source and adds the credentials to values: the parts of PUSHER_URL, under
@@ -148,6 +148,9 @@ func (s *Settings) resolve(values map[string]setting) error {
 		return nil
 	}
 
+	if socket.value != "" && !strings.Contains(socket.value, ".pusher") { // old Heroku add-ons set it
+		s.Warnings = append(s.Warnings, socket.String()+" is ignored, because it is for self-hosted servers: remove it")
+	}
 	s.Secure = true // even if PUSHER_URL has http, as from old Heroku add-ons
 	s.Host = strings.TrimSuffix(s.Host, ":80")
 	own := "" // the cluster that the host names
@@ -177,11 +180,10 @@ const (
 
 	// authority matches KEY:SECRET@HOST in a URL. SECRET must be percent-encoded where necessary.
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
-	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST" // the docs show placeholders for these
+	perApp    = "ID KEY SECRET CLUSTER PUSHER_CLUSTER" // the docs show placeholders for these
 )
 
 // rules say which values are invalid. An error consists of the value's place and the rule's text.
-//
 // ID and KEY may not contain characters that are special in URLs, because pusher-http-go and
 // pusher-js put them into URLs unescaped.
 var rules = []struct {
@@ -197,7 +199,8 @@ var rules = []struct {
 	{"PUSHER_URL", not(matches(`^\w+://` + authority + `([/?#]|$)`)), "must have KEY:SECRET@HOST after the ://, with special characters percent-encoded (% as %25, / as %2F, @ as %40, # as %23, ? as %3F)" + urlForm},
 	{"PUSHER_URL", not(urlPattern.MatchString), "must end with /apps/ID right after the host, where ID has only letters, digits, - and _" + urlForm},
 
-	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + ", or, without an account, remove app.cfg or use the PUSHER_URL that a running pusher-sample prints"},
+	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + ", or, without an account, remove app.cfg and PUSHER_URL, or use the PUSHER_URL that a running pusher-sample prints"},
+	{"HOST", matches(`^(?i:api-cluster\.pusher\.com)$`), "has the placeholder CLUSTER: replace it with your app's cluster, such as eu, from " + appKeys},
 	{perApp, matches(`^<.*>$`), "must not be in < >: remove the < > and use your app's own value, from " + appKeys},
 	{"ID KEY", matches(`[^\w-]`), "must consist of letters, digits, - and _: copy it again, without surrounding characters"},
 	{"SECRET", quoted, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
@@ -211,7 +214,7 @@ var rules = []struct {
 }
 
 var (
-	placeholder = matches(`^((?i:your[-_](app[-_])?(id|key|secret|cluster)|api-cluster\.pusher\.com)|(APP_)?(ID|KEY|SECRET|CLUSTER))$`)
+	placeholder = matches(`^((?i:your[-_](app[-_])?(id|key|secret|cluster))|(APP_)?(ID|KEY|SECRET|CLUSTER))$`)
 	quoted      = matches("^[\"'`“”‘’]|[\"'`“”‘’]$")
 	isTrue      = matches(`^(?i:true|1|yes|on)$`)
 	isHTTPS     = matches(`^(?i:https):`)
