@@ -1,8 +1,8 @@
 // Loads the Channels client and keeps it connected. Shows the state of the connection, and why a
 // click failed.
 //
-// The attributes data-state (connecting, connected, lost, busy, refused or blocked) and data-client
-// (pusher-js or fallback) of body are also read by style.css and by tests.
+// style.css and the tests read body's data-state (connecting, connected, lost, busy, refused or
+// blocked). The tests also read its data-client (pusher-js or fallback).
 
 import { eventArrives, turnBack } from './kaomoji.js';
 
@@ -10,7 +10,7 @@ const LOAD_MS = 3_000; // for pusher-js to load
 const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
 const PONG_MS = 12_000; // for a pong, before the connection counts as dead
 const RETRY_MS = 200; // before retrySooner's first attempt, without the random part
-const RETRY_MAX_MS = 10_000; // before its later attempts, at most, without the random part
+const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
@@ -236,6 +236,7 @@ async function whyFailed(request, flight) {
     const text = await response.text();
     console.log(text);
     if (response.ok) return '';
+    if (response.status === 404) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add it in main.go, then restart the app.`;
     // An error that is not text/plain comes from a proxy.
     const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
     return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;

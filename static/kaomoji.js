@@ -36,7 +36,7 @@ export function turnBack(flight) {
 }
 
 // eventArrives waits for EVENT_MS and resolves to whether the event of a flight has arrived. If an
-// alert, which stops the page's scripts, was shown in the meantime, it waits again.
+// alert, which pauses the page's scripts, was shown in the meantime, it waits again.
 export async function eventArrives(flight) {
   let before;
   do {
@@ -83,7 +83,7 @@ async function alertAll() {
 // writeTrace writes the number of crashes on the page, for people who saw no alert.
 function writeTrace() {
   trace.textContent = `Crashes: ${crashes}, the last at ${new Date().toLocaleTimeString()}.`;
-  if (skipped) trace.textContent += ` Crashes without an alert, because too many came at once: ${skipped}.`;
+  if (skipped) trace.textContent += ` ${skipped} had no alert, because too many came at once.`;
 }
 
 function newFlight(button) { // without a button, the kaomoji comes from outside the scene

@@ -89,7 +89,7 @@ func TestEventsDuringAlert(t *testing.T) {
 			for range 10 {
 				p.wantAlert()
 			}
-			p.await("/^Crashes: 51, .* Crashes without an alert, because too many came at once: 40\\.$/.test(document.getElementById('trace').textContent)")
+			p.await("/^Crashes: 51, .* 40 had no alert, because too many came at once\\.$/.test(document.getElementById('trace').textContent)")
 			pushertest.Request(t, "POST", app.url+"/pusher")
 			p.wantAlert()
 			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 52,')")

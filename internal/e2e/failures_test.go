@@ -9,6 +9,7 @@ import (
 
 	"pusher-sample/internal/pushertest"
 
+	"github.com/chromedp/chromedp"
 	"github.com/lxzan/gws"
 )
 
@@ -27,6 +28,12 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	p.click()
 	p.wantAlert()
 	p.await("document.getElementById('problem').textContent === ''")
+
+	const post = "document.querySelector('.push').dataset.post"
+	p.do(chromedp.Evaluate[chromedp.Void](post + " = '/wave'; undefined")) // a new button, without a handler
+	p.click()
+	p.awaitProblem("The server has no handler for /wave.")
+	p.do(chromedp.Evaluate[chromedp.Void](post + " = '/pusher'; undefined"))
 
 	if err := app.stop(); err != nil {
 		t.Fatal(err)
