@@ -20,7 +20,6 @@ import (
 	"net/http"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -64,7 +63,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	err := flags.Parse(args)
 	command := flags.Arg(0)
 	switch {
-	case slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }):
+	case slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }), command == "help":
 		_, err := io.WriteString(stdout, usage)
 		return err
 	case err != nil:
@@ -177,7 +176,7 @@ func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	a.respond(w, r, err)
 }
 
-// respond responds "ok" if err is nil. Otherwise, it explains err in the response and in the log.
+// respond writes "ok" if err is nil. Otherwise, it explains err in the response and in the log.
 func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	if err == nil {
 		io.WriteString(w, "ok")
@@ -209,10 +208,15 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return listen.Explain(err, a.settings.Addr)
 	}
-	if listener.Addr().(*net.TCPAddr).IP.IsLoopback() && !a.settings.TrustProxy {
+	at := listener.Addr().(*net.TCPAddr)
+	if page, _ := listen.URLs(at); page == "http://"+strings.Replace(a.settings.Host, "localhost", "127.0.0.1", 1)+"/" {
+		listener.Close()
+		return fmt.Errorf("%s points to this app itself: remove it to use the embedded server, or choose another address for this app with -addr %s", a.settings.Source, listen.NextAddr(a.settings.Addr))
+	}
+	if at.IP.IsLoopback() && !a.settings.TrustProxy {
 		handler = guard.RejectRebinding(a.log, handler)
 	}
-	a.announce(listener.Addr().(*net.TCPAddr), stdout)
+	a.announce(at, stdout)
 	return guard.Serve(ctx, a.log, listener, handler)
 }
 
@@ -240,6 +244,8 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 		fmt.Fprintf(stdout, "The page shows no alert for this event, because it subscribes only to %s.\n", channel)
 	} else if _, ok := fields["message"].(string); !ok {
 		fmt.Fprintln(stdout, `The page ignores this event: DATA must be a JSON object with a "message" string, such as '{"message":"hi"}'.`)
+	} else if name != event {
+		fmt.Fprintf(stdout, "The page shows an alert for this event only if a button in it has data-event=%q.\n", name)
 	}
 	return nil
 }
@@ -253,21 +259,16 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 	if config.Heroku {
 		page, network = slog.Attr{}, nil // only Heroku's router reaches a dyno
 	}
-	version := "(devel)"
-	if build, ok := debug.ReadBuildInfo(); ok {
-		version = cmp.Or(build.Main.Version, version)
-	}
-	a.log.Info("ready", page, "address", at.String(), "version", version,
+	a.log.Info("ready", page, "address", at.String(),
 		"events", cmp.Or(config.Host, "embedded server"), "credentials", cmp.Or(config.Source, "none"),
-		"cluster", config.Cluster, "rate_limit", config.RateLimit, "trust_proxy", config.TrustProxy)
+		"cluster", config.Cluster, "rate_limit", config.RateLimit, "trust_proxy", config.TrustProxy, "debug", a.debug)
 	if network != nil {
 		a.log.Info("other devices on the network can open the page", "page", strings.Join(network, " "))
 	}
 	if a.channels != nil && at.IP.IsLoopback() {
-		// The program shows no other secret. This one is generated at startup, is valid only for
-		// this process, and is printed to stdout, not logged.
+		// The program shows no other secret. This one is generated at startup and is never logged.
 		pusherURL := fmt.Sprintf("http://%s:%s@%s/apps/%s", config.Key, config.Secret, at, config.AppID)
-		fmt.Fprint(stdout, terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
+		fmt.Fprint(stdout, "Open "+local+" in two browser windows.\n", terminalHint(runtime.GOOS, pusherURL, listen.NextAddr(at.String())))
 	}
 }
 
@@ -283,7 +284,7 @@ func terminalHint(goos, pusherURL, addr string) string {
 }
 
 // serverName returns the name of the Channels server for error messages. Visitors to the page see
-// some of them, so the name never contains the host of a self-hosted server.
+// some of these messages, so the name never contains the host of a self-hosted server.
 func serverName(config settings.Settings) string {
 	switch {
 	case config.Embedded():
@@ -316,7 +317,7 @@ Settings are environment variables, or NAME=value lines in .env:
   RATE_LIMIT          max clicks per second per client address (default 1; 0 =
                       unlimited); a burst may be ten times as large
   TRUST_PROXY         set to 1 behind a reverse proxy that sets X-Forwarded-For and
-                      X-Forwarded-Proto; always on at Heroku
+                      X-Forwarded-Proto; always enabled on Heroku
 
 Flags (put them before trigger):
 

@@ -370,6 +370,7 @@ func TestCommandLine(t *testing.T) {
 		out, fail string
 	}{
 		{"help", nil, []string{"-h"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
+		{"help without a dash", nil, []string{"help"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
 		{"help for trigger", map[string]string{"PUSHER_URL": "invalid"}, []string{"trigger", "-h"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
 		{"long help for trigger", nil, []string{"trigger", "a", "--help"}, "TRUST_PROXY", ""},
 		{"port without a host", nil, []string{"-addr", "5001"}, "", "can't listen on 5001 (listen tcp: address 5001: missing port in address)"},
@@ -396,6 +397,35 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// A PUSHER_URL with the app's own address, perhaps left from an earlier run, is an error.
+func TestPusherURLOfTheAppItself(t *testing.T) {
+	for _, tt := range []struct{ addr, host string }{
+		{"127.0.0.1", "127.0.0.1"},
+		{"127.0.0.1", "localhost"},
+		{"", "127.0.0.1"},
+	} {
+		for try := 1; ; try++ {
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, port, _ := net.SplitHostPort(free.Addr().String())
+			free.Close()
+			_, err = runProgram(t, map[string]string{"PUSHER_URL": "http://k:hush@" + tt.host + ":" + port + "/apps/1"}, "-addr", tt.addr+":"+port)
+			if err == nil {
+				t.Fatalf("%s at %s: no error", tt.host, tt.addr)
+			}
+			if strings.Contains(err.Error(), "already in use") && try < 10 {
+				continue // another process has taken the port
+			}
+			if !strings.HasPrefix(err.Error(), "PUSHER_URL points to this app itself: remove it") || strings.Contains(err.Error(), "hush") {
+				t.Errorf("%s at %s: %v", tt.host, tt.addr, err)
+			}
+			break
+		}
+	}
+}
+
 // trigger sends every event, but warns if the page shows no alert for it.
 func TestTriggerWarnsAboutEvents(t *testing.T) {
 	upstream := pushertest.NewServer(t)
@@ -410,6 +440,7 @@ func TestTriggerWarnsAboutEvents(t *testing.T) {
 		{channel, event, `{"text":"hi"}`, "DATA must be"},
 		{channel, event, `{"message":1}`, "DATA must be"},
 		{channel, "of-another-button", "hi", "DATA must be"},
+		{channel, "of-another-button", `{"message":"hi"}`, `data-event="of-another-button"`},
 		{"other", event, `{"message":"hi"}`, "it subscribes only to " + channel},
 		{"other", event, "hi", "it subscribes only to " + channel},
 	} {
@@ -469,8 +500,8 @@ func TestAnnounce(t *testing.T) {
 		want, not []string
 	}{
 		{"embedded, loopback", map[string]string{"RATE_LIMIT": "2"}, "127.0.0.1:5000",
-			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 version=", `events="embedded server" credentials=none`, "rate_limit=2 trust_proxy=false",
-				"@127.0.0.1:5000/apps/1", "go run . trigger channel1 event1\n", "go run . -addr 127.0.0.1:5001\n"},
+			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 ", `events="embedded server" credentials=none`, "rate_limit=2 trust_proxy=false debug=false",
+				"Open http://127.0.0.1:5000/ in", "@127.0.0.1:5000/apps/1", "go run . trigger " + channel + " " + event + "\n", "go run . -addr 127.0.0.1:5001\n"},
 			[]string{"localhost", "network"}},
 		{"embedded, all interfaces", nil, "[::]:5000", []string{"page=http://127.0.0.1:5000/ address=[::]:5000"}, []string{"localhost", "PUSHER_URL"}},
 		{"hosted", map[string]string{"PUSHER_URL": hosted, "TRUST_PROXY": "1"}, "127.0.0.1:5000",
@@ -508,8 +539,8 @@ func TestAnnounce(t *testing.T) {
 
 func TestTerminalHint(t *testing.T) {
 	for goos, want := range map[string]string{
-		"linux":   "\n  PUSHER_URL=http://k:s@h/apps/1 go run . trigger channel1 event1\n  PUSHER_URL=http://k:s@h/apps/1 go run . -addr 127.0.0.1:5001\n",
-		"windows": "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . trigger channel1 event1\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . -addr 127.0.0.1:5001\n",
+		"linux":   "\n  PUSHER_URL=http://k:s@h/apps/1 go run . trigger " + channel + " " + event + "\n  PUSHER_URL=http://k:s@h/apps/1 go run . -addr 127.0.0.1:5001\n",
+		"windows": "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . trigger " + channel + " " + event + "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . -addr 127.0.0.1:5001\n",
 	} {
 		if got := terminalHint(goos, "http://k:s@h/apps/1", "127.0.0.1:5001"); !strings.HasSuffix(got, want) {
 			t.Errorf("%s: got %s, want %s", goos, got, want)

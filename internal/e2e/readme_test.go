@@ -33,7 +33,7 @@ func readme(t testing.TB) string {
 	return string(text)
 }
 
-// section returns the part of the README under a heading, up to the next heading that begins ##.
+// section returns the part of the README under a heading, up to the next ## heading.
 func section(t testing.TB, heading string) string {
 	t.Helper()
 	_, text, ok := strings.Cut(readme(t), "\n"+heading+"\n")
@@ -169,7 +169,8 @@ func TestReadmeCommands(t *testing.T) {
 	}
 
 	// The program prints what the README shows for another terminal.
-	printed := strings.NewReplacer("127.0.0.1:5000", strings.TrimPrefix(app.url, "http://"), "127.0.0.1:5001", `\S+`, "SECRET", `\w+`, ".", `\.`).
+	event := sampleEvent(t)
+	printed := strings.NewReplacer("channel1 event1", event.channel+" "+event.name, "127.0.0.1:5000", strings.TrimPrefix(app.url, "http://"), "127.0.0.1:5001", `\S+`, "SECRET", `\w+`, ".", `\.`).
 		Replace(section(t, "## Several instances and self-hosted servers"))
 	for _, line := range find(t, `(?m)^(In another terminal.*|  PUSHER_URL.*)$`, printed) {
 		pushertest.WaitFor(t, line, func() bool {
