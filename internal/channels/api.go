@@ -169,7 +169,7 @@ func (e *event) validate() *apiError {
 	case e.Name == "":
 		return fail(http.StatusBadRequest, "The event has no name: set name")
 	case utf8.RuneCountInString(e.Name) > maxEventName:
-		return fail(http.StatusBadRequest, "The event's name is over %d characters", maxEventName)
+		return fail(http.StatusBadRequest, "The event's name is over %d characters: shorten it", maxEventName)
 	case len(e.Channels) == 0:
 		return fail(http.StatusBadRequest, "The event has no channel: set channels, or channel")
 	case len(e.Channels) > maxEventChannels:
@@ -177,7 +177,7 @@ func (e *event) validate() *apiError {
 	case e.Data == nil:
 		return fail(http.StatusBadRequest, "The event has no data: set it to a string")
 	case len(*e.Data) > maxEventData:
-		return fail(http.StatusRequestEntityTooLarge, "The data of this event is %d bytes, over the maximum of %d bytes", len(*e.Data), maxEventData)
+		return fail(http.StatusRequestEntityTooLarge, "The data of this event is %d bytes: send at most %d bytes", len(*e.Data), maxEventData)
 	case e.SocketID != "" && !socketID.MatchString(e.SocketID):
 		return fail(http.StatusBadRequest, "Invalid socket_id: it must be two numbers with a dot between them")
 	}

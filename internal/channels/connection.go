@@ -102,8 +102,8 @@ func (c *connection) write() {
 }
 
 // closeWith queues a close frame and logs it at the given level, unless the connection is already
-// closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, and is
-// truncated to fit. The connection ends when the client closes its side, or after closeTimeout.
+// closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, since
+// it may be truncated. The connection ends when the client closes its side, or after closeTimeout.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -39,8 +39,8 @@ const (
 	maxPerClient     = 500      // open WebSockets per client address, which an office may share
 	maxSubscriptions = 100      // channels per connection
 	maxMessage       = 8 << 10  // bytes per message from a client; a subscription needs at most 300
-	maxMessages      = 500      // messages, including pings, per connection and sweepInterval
-	maxReceivedBytes = 64 << 10 // bytes per connection and sweepInterval
+	maxMessages      = 500      // messages, including pings, per connection in each sweepInterval
+	maxReceivedBytes = 64 << 10 // bytes per connection in each sweepInterval
 	maxChannelName   = 164      // characters; Pusher's
 	maxEventName     = 200      // characters; Pusher's
 	maxEventData     = 10 << 10 // bytes, after JSON decoding; Pusher's
@@ -62,7 +62,7 @@ const (
 	dropAfter       = 60 * time.Second       // of inactivity, which means no response to pings
 	writeTimeout    = 10 * time.Second       // for a client to receive a batch of frames
 	closeTimeout    = 2 * time.Second        // for a handshake, and for a client's close frame
-	lingerTime      = 300 * time.Millisecond // for a client's close frame after its invalid frame
+	lingerTime      = 300 * time.Millisecond // for a client's close frame after an invalid frame
 )
 
 // Close codes tell pusher-js what to do next. 4000-4099: don't reconnect. 4100-4199: reconnect

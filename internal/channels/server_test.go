@@ -379,7 +379,7 @@ func TestRefusedConnections(t *testing.T) {
 		{"new protocol", "/app/local?protocol=8", "", 4007, "versions 5, 6 and 7"},
 		{"no protocol", "/app/local", "", 4008, "protocol=7"},
 		{"another site", path, "https://evil.example", 4009, "origin"},
-		{"no origin at all", path, "null", 4009, "origin"},
+		{"null origin", path, "null", 4009, "origin"},
 		{"a name like localhost", path, "http://localhost.evil.example", 4009, "origin"},
 	}
 	for _, tt := range tests {

@@ -22,8 +22,8 @@ import (
 )
 
 // A client that stays subscribed receives the event of every click, whatever other clients do.
-// After the others have disconnected, the program uses as many files and goroutines, and as
-// much memory, as before.
+// After the others have disconnected, the program uses no more files, goroutines or memory than
+// before.
 func TestSoak(t *testing.T) {
 	length := time.Second
 	if given := os.Getenv("SOAK"); given != "" {

@@ -42,11 +42,11 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 		mu.Unlock()
 		switch {
 		case !limiter.Allow():
-			log.Info("click rejected: client over its rate limit")
+			log.Info("click rejected: client over RATE_LIMIT")
 			w.Header().Set("Retry-After", strconv.Itoa(wait))
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
 		case !overall.Allow():
-			log.Info("click rejected: over the rate limit for all clients")
+			log.Info("click rejected: all clients together over 20 times RATE_LIMIT")
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "Too many clicks from all visitors. Wait a moment, then click again.", http.StatusServiceUnavailable)
 		default:
@@ -76,7 +76,7 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 // by the /56 network of its IPv6 address, because providers assign a whole network to one customer
 // (RFC 6177). Behind a trusted proxy, the address is the last entry of X-Forwarded-For, which the
 // proxy added; clients can forge the others. If that entry is invalid, or if there are several such
-// headers, of which none can be trusted, the address is that of the connection.
+// headers, none of which can be trusted, the address is that of the connection.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)
@@ -88,7 +88,7 @@ func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 			}
 		}
 		ip = ip.Unmap()
-		client, _ := ip.Prefix(min(ip.BitLen(), 56)) // without its zone
+		client, _ := ip.Prefix(min(ip.BitLen(), 56)) // Prefix drops an IPv6 zone
 		return client
 	}
 }

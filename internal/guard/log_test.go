@@ -93,7 +93,7 @@ func TestNoSummaryWithoutSuppressedMessages(t *testing.T) {
 	}
 }
 
-// Messages of net/http that differ only from the peer's address on count as one.
+// Messages from net/http count as one if their text before the peer's address is the same.
 func TestLimitLogOfServer(t *testing.T) {
 	got := logged(t, func(t *testing.T, log *slog.Logger) {
 		server := newServer(log, ok, 1)

@@ -47,7 +47,7 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 	case <-ctx.Done():
 	}
 	log.Info("shutting down: finishing in-flight clicks")
-	late, cancel := context.WithTimeout(context.Background(), 6*time.Second) // a click: 5 s
+	late, cancel := context.WithTimeout(context.Background(), 6*time.Second) // a click: up to 5 s
 	defer cancel()
 	if err := server.Shutdown(late); err != nil {
 		log.Warn("shutting down: closed connections whose requests took too long")
@@ -56,10 +56,10 @@ func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler
 	return nil
 }
 
-// newServer returns a server for handler that times out slow clients, limits headers to 8 KB (more
-// get 431) and connections to n, except hijacked ones. To make room for a new connection, it closes
-// the one that has waited longest for the headers of a request. On shutdown, it closes all waiting
-// connections, which browsers may have opened in advance; net/http would wait 5 s for them.
+// newServer returns a server for handler that times out slow clients, rejects headers over 8 KB
+// with 431, and allows n connections, not counting hijacked ones. To make room for another, it
+// closes the one that has waited longest for the headers of a request. On shutdown, it closes all
+// waiting connections, which browsers may have opened in advance; net/http would wait 5 s for them.
 func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 	s := &http.Server{
 		Handler:        handler,
@@ -88,7 +88,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 			case slots <- struct{}{}:
 			default:
 				log.Warn("too many open connections: closing those that have been idle longest")
-				s.SetKeepAlivesEnabled(closeWaiting()) // or the next whose request ends
+				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the next to finish
 				slots <- struct{}{}
 				s.SetKeepAlivesEnabled(true)
 			}

@@ -50,7 +50,7 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	var call callError
-	// After GotConn, the request may have been sent. WroteRequest would tell no more than that:
+	// After GotConn, the request may have been sent. WroteRequest would not prove that it was:
 	// over HTTP/1, net/http calls it before it flushes its buffer.
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { call.connected, call.wasIdle = true, c.WasIdle },
@@ -79,7 +79,7 @@ func respond(status int, header http.Header, body []byte) (*http.Response, error
 }
 
 // callError is the error of a failed call. If the status isn't 2xx, its text is the status and the
-// body of the response. Don't show or log it, because the body may quote parts of the request.
+// body of the response. Don't show or log the text: the body may quote parts of the request.
 type callError struct {
 	error
 	connected bool        // whether the call got a connection; if not, the request was not sent
@@ -205,11 +205,11 @@ const (
 	wrongSecret  = "{server} refused the signature: the secret is wrong, or belongs to another key. Copy both again from the app's configuration or, if that server is another pusher-sample, from the PUSHER_URL that it prints now."
 	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
 	tooManyFiles = "This program has too many files and connections open, so the event was not sent. Try again in a moment; if it keeps happening, raise the limit on open files (ulimit -n)."
-	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and at most 164 characters"
+	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and 1 to 164 characters"
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 
-// says returns a function that reports whether a call's error text matches pattern, in any case.
+// says returns a function that reports whether a call's error text matches pattern, ignoring case.
 func says(pattern string) func(*callError) bool {
 	p := regexp.MustCompile("(?is)" + pattern)
 	return func(e *callError) bool { return p.MatchString(e.Error()) }

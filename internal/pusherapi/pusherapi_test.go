@@ -86,7 +86,7 @@ func TestErrorStatus(t *testing.T) {
 		{"server error", 500, "<script>alert(1)</script>", "had a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
-		{"invalid channel", 400, "Invalid channel name", "at most 164 characters; for the event name"},
+		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters; for the event name"},
 		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, and don't begin it"},
 		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
 		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, and don't begin it"},
@@ -133,7 +133,7 @@ func TestInProcess(t *testing.T) {
 	wantExplained(t, client.Trigger("c", "e", "d"), 502, "Wait a moment")
 }
 
-// The Date header tells how far the clock is off.
+// Explain says how far the clock is off if the response has a Date header.
 func TestClock(t *testing.T) {
 	const second = time.Second // the resolution of Date
 	for _, tt := range []struct {
