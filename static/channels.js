@@ -1,9 +1,9 @@
 // A fallback for when pusher-js can't be loaded. It implements the parts of the pusher-js API that
 // app.js and connection.js use, for public channels, over a WebSocket (Channels protocol 7).
 
-const UNAVAILABLE_MS = 10_000; // without a connection or Channels close code, until "unavailable"
-const ATTEMPT_MS = 15_000; // for an attempt to connect, including the handshake
-const RETRY_MS = 1_000; // before the first attempt to reconnect, without the random part
+const UNAVAILABLE_MS = 10_000; // time without a connection before the state becomes "unavailable"
+const ATTEMPT_MS = 15_000; // how long an attempt to connect may take, including the handshake
+const RETRY_MS = 1_000; // the wait before the first attempt to reconnect, without the random part
 const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
 
 class Emitter {
@@ -68,8 +68,8 @@ class Connection extends Emitter {
   #timer; // runs the next step: opens the socket, sends a ping, or gives up
   #unavailableTimer;
   #activityTimeout; // ms without a message before a ping is sent
-  #serverTimeout; // likewise, as sent by the server
-  #pongTimeout; // ms
+  #serverTimeout; // the server's value for #activityTimeout; the shorter one applies
+  #pongTimeout; // ms to wait for a pong
   #failures = 0; // consecutive attempts that failed
   #openedAt = -Infinity;
 

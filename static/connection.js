@@ -6,11 +6,11 @@
 
 import { eventArrives, turnBack } from './kaomoji.js';
 
-const LOAD_MS = 3_000; // for pusher-js to load
-const ACTIVITY_MS = 15_000; // without a message, before a ping is sent
-const PONG_MS = 12_000; // for a pong, before the connection counts as dead
-const RETRY_MS = 200; // before retrySooner's first attempt, without the random part
-const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without the random part
+const LOAD_MS = 3_000; // how long pusher-js may take to load
+const ACTIVITY_MS = 15_000; // how long no message may arrive before a ping is sent
+const PONG_MS = 12_000; // how long a pong may take before the connection counts as dead
+const RETRY_MS = 200; // retrySooner's shortest wait before an attempt, without the random part
+const RETRY_MAX_MS = 10_000; // retrySooner's longest wait, without the random part
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
@@ -190,11 +190,11 @@ function explainUnavailable() {
 
 // explainRejection returns the state and the text to show for a Channels close code.
 function explainRejection({ code, message }) {
-  const server = isHosted() ? `cluster ${page.cluster}` : 'the server';
+  const server = isHosted() ? `the cluster ${page.cluster}` : 'the server';
   const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
   if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
   if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
-  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy forwards the Host header unchanged.`];
+  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy keeps the Host header.`];
   if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now (${reason}). Trying again…`];
   return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
 }

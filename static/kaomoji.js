@@ -1,23 +1,23 @@
 // Animates the kaomoji, together with style.css: a click starts a flight, and an event makes the
 // kaomoji crash into the pillar. Shows the alerts one at a time; at most MAX_QUEUED of them wait.
 
-const CRASH_MS = 100; // from an event to its alert, in a visible page
-const REST_MS = 300; // between two alerts, so that the page stays usable
+const CRASH_MS = 100; // time from an event to its alert, in a visible page
+const REST_MS = 300; // time between two alerts, so that the page stays usable
 const STAY_MS = 1_000; // how long a crash stays visible after its alert
-const BACK_MS = 600; // for a kaomoji to return to its button, as in style.css
-const EVENT_MS = 4_000; // for the event to arrive after a click was accepted
-const MAX_QUEUED = 10; // crashes that may wait while an alert is open
+const BACK_MS = 600; // how long a kaomoji takes to return to its button, as in style.css
+const EVENT_MS = 4_000; // how long the event of an accepted click may take to arrive
+const MAX_QUEUED = 10; // how many crashes may wait while an alert is open
 
 const sky = document.getElementById('sky');
 const trace = document.getElementById('trace');
 
-const lanes = [undefined, undefined, undefined]; // the flights on display
+const lanes = [undefined, undefined, undefined]; // flights that are on display
 const pending = []; // flights of clicks whose event has not arrived, oldest first
 const alertQueue = []; // crashes whose alert has not been shown yet
 let alerting = false;
 let alerts = 0;
 let crashes = 0;
-let skipped = 0; // crashes without an alert
+let skipped = 0; // number of crashes without an alert
 
 // takeOff starts the flight of a click.
 export function takeOff(button) {
