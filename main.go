@@ -109,9 +109,9 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 	if config.Embedded() {
 		embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
-		options := channels.Options{MaxConnections: guard.FileLimit() / 2} // guard.Serve uses a quarter
+		options := channels.Options{MaxConnections: guard.FileLimit() / 2}
 		if config.RateLimit > 0 {
-			options.ClientAddress = guard.ClientAddress(config.TrustProxy) // limits WebSockets per client address
+			options.ClientAddress = guard.ClientAddress(config.TrustProxy) // limits WebSockets, too
 		}
 		a.channels = channels.New(embedded, options, log)
 		transport = pusherapi.InProcess(a.channels)
@@ -129,12 +129,11 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 
 // page is the data for templates/index.html.
 type page struct {
-	Channel, Event string
-	Key            string
-	Cluster        string // Pusher cluster, if any
-	Socket         string // WebSocket URL of a self-hosted server, if any
-	Debug          bool   // whether the Channels client logs to the browser's console
-	Notice         string // warning to show, if any
+	Channel, Event, Key string
+	Cluster             string // Pusher cluster, if any
+	Socket              string // WebSocket URL of a self-hosted server, if any
+	Debug               bool   // whether the Channels client logs to the browser's console
+	Notice              string // warning to show, if any
 }
 
 // handler returns the handler for all requests.
@@ -185,7 +184,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 	status, text := pusherapi.Explain(err, serverName(a.settings))
 	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
-		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's maximum
+		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's maximum length
 	}
 	a.log.Warn("click failed", attrs...)
 	http.Error(w, text, status)

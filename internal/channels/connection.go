@@ -32,10 +32,10 @@ type connection struct {
 	mu           sync.Mutex     // guards the fields below, except writer; locked after server.mu
 	queue        net.Buffers    // frames to write, oldest first
 	queuedFrames int            // frames in queue and the current write; inaccurate while closing
-	queuedBytes  int            // their total size
+	queuedBytes  int            // total size of those frames
 	writing      bool           // whether a goroutine is running write
 	writingSince time.Duration  // when the current write began, as the time since server.started
-	writer       sync.WaitGroup // waits for that goroutine
+	writer       sync.WaitGroup // waits until that goroutine ends
 	closing      bool           // a close frame was queued, or a write failed; no frame may follow
 }
 
@@ -244,7 +244,7 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 	if err := ws.CheckCloseFrameData(code, reason); err != nil {
 		return err
 	}
-	c.closeWith(slog.LevelDebug, code, "") // at debug: clients could log any number
+	c.closeWith(slog.LevelDebug, code, "") // at debug, so that clients can't fill the log
 	return errClosed
 }
 

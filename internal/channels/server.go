@@ -51,18 +51,18 @@ const (
 
 	// Limits of the queues of frames to clients. The subscribers of a channel share its frames, so
 	// each queue needs only 24 bytes per frame, for a slice header.
-	maxQueuedBytes  = 16 << 20 // per connection; 1,600 events of 10 KB
+	maxQueuedBytes  = 16 << 20 // per connection: 1,600 events of 10 KB
 	maxQueuedFrames = 8192     // per connection
 	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
 	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
 
-	activityTimeout = 120                    // seconds; sent to clients, which ping after this time
-	sweepInterval   = 5 * time.Second        // between two checks of all connections
-	pingAfter       = 25 * time.Second       // of inactivity; Heroku disconnects after 55 s
-	dropAfter       = 60 * time.Second       // of inactivity, which means no response to pings
-	writeTimeout    = 10 * time.Second       // for a client to receive a batch of frames
-	closeTimeout    = 2 * time.Second        // for a handshake, and for a client's close frame
-	lingerTime      = 300 * time.Millisecond // for a client's close frame after an invalid frame
+	activityTimeout = 120                    // seconds of silence after which clients send a ping
+	sweepInterval   = 5 * time.Second        // time between two checks of all connections
+	pingAfter       = 25 * time.Second       // inactivity before a ping; Heroku allows only 55 s
+	dropAfter       = 60 * time.Second       // inactivity before a close: no pong was received
+	writeTimeout    = 10 * time.Second       // time for a client to receive a batch of frames
+	closeTimeout    = 2 * time.Second        // time for a handshake, and for the client to close
+	lingerTime      = 300 * time.Millisecond // wait for a close frame after an invalid frame
 )
 
 // Close codes tell pusher-js what to do next. 4000-4099: don't reconnect. 4100-4199: reconnect
@@ -106,8 +106,7 @@ type Server struct {
 	open    sync.WaitGroup // counts connections, including those that are being established
 	queued  atomic.Int64   // frames in the queues of all connections
 
-	// mu guards the fields below. It also makes all subscribers receive events in the same order.
-	mu          sync.Mutex
+	mu          sync.Mutex // guards the fields below; held by publish to keep events in order
 	closed      bool
 	lastID      uint64
 	connections map[*connection]struct{}

@@ -44,7 +44,7 @@ func (l limitedLog) WithGroup(name string) slog.Handler {
 type repeats struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	seen map[string]int // by message
+	seen map[string]int // numbers of records by message
 }
 
 // allow counts a record and reports whether it may be logged.

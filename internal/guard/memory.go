@@ -50,8 +50,9 @@ func memory(system fs.FS) int64 {
 	return bytes
 }
 
-// FileLimit returns how many files and connections this process may have open. On Linux, this is
-// RLIMIT_NOFILE, which Go raises to the hard limit at startup. Elsewhere, it is math.MaxInt.
+// FileLimit returns how many files and connections this process may have open: on Linux,
+// RLIMIT_NOFILE, which Go raises to the hard limit at startup; elsewhere, math.MaxInt. The app uses
+// half of them for WebSockets, and a quarter for other connections.
 func FileLimit() int {
 	limit := math.MaxInt
 	text, _ := os.ReadFile("/proc/self/limits")

@@ -139,7 +139,7 @@ func TestConnectionBreaks(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				wantExplained(t, client.Trigger("c", "e", "d"), 502, "broke, so it is not known whether the event was sent")
+				wantExplained(t, client.Trigger("c", "e", "d"), 502, "was lost, so it is not known whether the event was sent")
 				if n := int(events.Load()); n != tt.earlier+1 {
 					t.Errorf("%d requests", n)
 				}

@@ -170,7 +170,7 @@ var causes = []cause{
 	{says(`^status 413`), tooLarge},
 	{says(`^status 4(00|22)`), "{server} refused the event as invalid (status {status}). For the channel name, use " + validChannel + "; for the event name, use at most 200 characters, and don't begin it with \"pusher\"."},
 	{says(`^status 429`), "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."},
-	{says(`^status [5-9]`), "{server} had a server error (status {status}), so it is not known whether the event was sent. Try again later, or check " + serverLog + "."},
+	{says(`^status [5-9]`), "{server} reported a server error (status {status}), so it is not known whether the event was sent. Try again later, or check " + serverLog + "."},
 	{says(`^status 3`), "{server} redirects to another address (status {status}), so the event was not sent. Check the host and port, and whether to use http or https."},
 	{says(`^status`), "{server} refused the event (status {status}). Check the credentials, and that the host and port are those of a Channels server."},
 
@@ -198,7 +198,7 @@ var causes = []cause{
 
 	{func(e *callError) bool { return !e.connected }, "The connection to {server} could not be established, so the event was not sent. Try again; if it keeps happening, check this machine's network and proxy."},
 	{func(e *callError) bool { return e.wasIdle && !e.responded.Load() }, "{server} closed an idle connection instead of responding, so the event was probably not sent. Try again."},
-	{says(``), "The connection to {server} broke, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."},
+	{says(``), "The connection to {server} was lost, so it is not known whether the event was sent. Try again; if it keeps happening, check this machine's network and proxy."},
 }
 
 const (

@@ -83,7 +83,7 @@ func TestErrorStatus(t *testing.T) {
 		{"forbidden", 403, "<b>no</b>", "not allowed to do this"},
 		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "Send at most 10 KB of data"},
 		{"too many", 429, "", "Wait a moment"},
-		{"server error", 500, "<script>alert(1)</script>", "had a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
+		{"server error", 500, "<script>alert(1)</script>", "reported a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
 		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters; for the event name"},
