@@ -155,7 +155,7 @@ class Connection extends Emitter {
       this.emit('error', { type: 'WebSocketError', error: { type: 'PusherError', data: { code, message } } });
     }
     if ((code >= 4000 && code < 4100) || code >= 4300) return this.#setState('disconnected');
-    // A close code shows that the server is available, so the time to "unavailable" starts anew.
+    // A close code shows that the server is available, so the countdown to "unavailable" restarts.
     if (this.state === 'connected' || code >= 4100) this.#startConnecting();
     this.#schedule(this.#delay(code), () => this.#open());
   }

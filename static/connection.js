@@ -7,7 +7,7 @@
 import { eventArrives, turnBack } from './kaomoji.js';
 
 const LOAD_MS = 3_000; // how long pusher-js may take to load
-const ACTIVITY_MS = 15_000; // how long no message may arrive before a ping is sent
+const ACTIVITY_MS = 15_000; // time without a message before a ping is sent
 const PONG_MS = 12_000; // how long a pong may take before the connection counts as dead
 const RETRY_MS = 200; // retrySooner's shortest wait before an attempt, without the random part
 const RETRY_MAX_MS = 10_000; // retrySooner's longest wait, without the random part
@@ -110,7 +110,7 @@ export function watchConnection(pusher, channel) {
     // matters only while the page is not subscribed.
     const data = error?.error?.data ?? (subscribed ? undefined : error?.data);
     if (!data?.code) return;
-    // 42xx only asks the page to reconnect, which it does anyway.
+    // A 42xx code only asks the page to reconnect, which it does anyway.
     rejection = data.code >= 4000 && Math.floor(data.code / 100) !== 42 ? data : undefined;
     noteLoss();
   });
@@ -184,8 +184,8 @@ export function watchConnection(pusher, channel) {
 }
 
 function explainUnavailable() {
-  const origin = isHosted() ? '' : `, or the server may not accept pages from ${location.origin}`;
-  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. If another network or browser doesn't help, the site owner should check the server's address.`;
+  const origin = isHosted() ? '' : `, or the server might not accept pages from ${location.origin}`;
+  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. Try another network or browser. If that doesn't help, the site owner should check the server's address.`;
 }
 
 // explainRejection returns the state and the text to show for a Channels close code.
@@ -194,7 +194,7 @@ function explainRejection({ code, message }) {
   const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
   if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
   if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
-  if (code === 4009) return ['refused', `Refused (code 4009): the server may not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy keeps the Host header.`];
+  if (code === 4009) return ['refused', `Refused (code 4009): the server might not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy keeps the Host header.`];
   if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now (${reason}). Trying again…`];
   return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
 }

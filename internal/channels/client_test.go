@@ -76,7 +76,7 @@ func (c *rawClient) frame() (head byte, payload []byte) {
 func (c *rawClient) established() *rawClient {
 	c.t.Helper()
 	if _, payload := c.frame(); !bytes.Contains(payload, []byte("connection_established")) {
-		c.t.Fatalf("first message: %s", payload)
+		c.t.Fatalf("the first message is %s, want connection_established", payload)
 	}
 	return c
 }
@@ -86,7 +86,7 @@ func (c *rawClient) subscribe(channel string) *rawClient {
 	c.t.Helper()
 	c.write(0x81, fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, channel))
 	if _, payload := c.frame(); !strings.Contains(string(payload), "subscription_succeeded") {
-		c.t.Fatalf("after subscribing: %s", payload)
+		c.t.Fatalf("the response to a subscription is %s, want subscription_succeeded", payload)
 	}
 	return c
 }

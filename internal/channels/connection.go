@@ -204,7 +204,7 @@ func (c *connection) readMessages() error {
 		case header.OpCode.IsControl():
 			err = c.control(header, frames)
 		case header.OpCode != ws.OpText:
-			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Only text messages are supported.")
+			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Binary messages are not supported. Send text messages.")
 			err = frames.Discard()
 		case !c.accept(1, 0):
 			err = frames.Discard() // without storing the message
@@ -252,9 +252,9 @@ func (c *connection) control(header ws.Header, r io.Reader) error {
 func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	switch {
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):
-		return slog.LevelInfo, ws.StatusMessageTooBig, "The message is too large."
+		return slog.LevelInfo, ws.StatusMessageTooBig, fmt.Sprintf("The message is over %d bytes. Send smaller messages.", maxMessage)
 	case errors.Is(err, wsutil.ErrInvalidUTF8):
-		return slog.LevelInfo, ws.StatusInvalidFramePayloadData, "The message is not UTF-8."
+		return slog.LevelInfo, ws.StatusInvalidFramePayloadData, "The message is not UTF-8. Send UTF-8 only."
 	case errors.As(err, new(ws.ProtocolError)):
 		return slog.LevelInfo, ws.StatusProtocolError, err.Error()
 	default: // the network failed, or the client ended the connection without a close frame

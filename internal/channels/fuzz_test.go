@@ -60,7 +60,7 @@ func FuzzSignature(f *testing.F) {
 		}
 		client.TriggerMulti([]string{"a"}, "hit", "data")
 		if wire.status < 400 {
-			t.Errorf("the server accepted a request that was changed in transit: status %d", wire.status)
+			t.Errorf("a request that was changed in transit got status %d, want an error", wire.status)
 		}
 	})
 }
@@ -82,17 +82,17 @@ func FuzzMessages(f *testing.F) {
 		s.open.Add(1)
 		c.handle(text)
 		if len(c.queue) > 1 {
-			t.Errorf("%d responses to one message", len(c.queue))
+			t.Errorf("%d responses to one message, want at most 1", len(c.queue))
 		}
 		s.remove(c)
 		if len(s.channels) != 0 {
-			t.Errorf("left behind: %v", s.channels)
+			t.Errorf("subscriptions are left: %v", s.channels)
 		}
 	})
 }
 
-// FuzzFrames sends arbitrary bytes after the handshake. The server ends its frames with one
-// close frame and removes the connection, and another connection still works.
+// FuzzFrames sends arbitrary bytes after the handshake. The server's last frame is its only
+// close frame, the connection is removed, and another connection still works.
 func FuzzFrames(f *testing.F) {
 	for _, seed := range []string{
 		"\x81\x82\x00\x00\x00\x00{}", "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00",
@@ -141,7 +141,7 @@ func FuzzFrames(f *testing.F) {
 				return
 			}
 			if time.Now().After(end) {
-				t.Fatalf("%d connections and %d queued frames are left", connections-1, queued)
+				t.Fatalf("%d connections and %d queued frames are left, want none", connections-1, queued)
 			}
 		}
 	})

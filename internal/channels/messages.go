@@ -28,9 +28,9 @@ func (c *connection) handle(text []byte) {
 	case in.Event == "pusher:subscribe", in.Event == "pusher:unsubscribe":
 		c.handleSubscription(in)
 	case strings.HasPrefix(in.Event, "client-"):
-		c.sendError(nil, "Client events need a private or presence channel, and this server has public channels only.")
+		c.sendError(nil, "This server does not support client events: trigger the event through the HTTP API.")
 	default:
-		c.sendError(nil, fmt.Sprintf("Unknown event %.40q.", in.Event))
+		c.sendError(nil, fmt.Sprintf("Unknown event %.40q. A client may send pusher:subscribe, pusher:unsubscribe, pusher:ping and pusher:pong.", in.Event))
 	}
 }
 

@@ -56,7 +56,7 @@ const (
 	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
 	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
 
-	activityTimeout = 120                    // seconds of silence after which clients send a ping
+	activityTimeout = 120                    // idle seconds after which clients send a ping
 	sweepInterval   = 5 * time.Second        // time between two checks of all connections
 	pingAfter       = 25 * time.Second       // inactivity before a ping; Heroku allows only 55 s
 	dropAfter       = 60 * time.Second       // inactivity before a close: no pong was received
@@ -266,7 +266,7 @@ func (s *Server) remove(c *connection) {
 	s.open.Done()
 }
 
-// subscribe adds c to the subscribers of a channel and sends it
+// subscribe adds c to the subscribers of a channel and sends c
 // pusher_internal:subscription_succeeded, or pusher:error if the subscription is not possible.
 func (s *Server) subscribe(c *connection, channel string) {
 	s.mu.Lock()
@@ -344,8 +344,8 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections every sweepInterval, until the server is closed. This one timer
-// saves each connection its own timers and deadlines.
+// sweep checks all connections every sweepInterval, until the server is closed. With one timer
+// for all, connections need no timers or deadlines of their own.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

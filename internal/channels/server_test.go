@@ -124,13 +124,13 @@ func connect(t testing.TB, server *httptest.Server, channels ...string) *subscri
 	}
 	m := s.next()
 	if err := json.Unmarshal([]byte(m.text(t)), &established); err != nil || m.Event != "pusher:connection_established" || established.ActivityTimeout != 120 {
-		t.Fatalf("first message: %+v", m)
+		t.Fatalf("the first message is %+v, want connection_established", m)
 	}
 	s.id = established.SocketID
 	for _, name := range channels {
 		s.send(`{"event":"pusher:subscribe","data":{"auth":"","channel":"` + name + `"}}`)
 		if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" || m.Channel != name || m.text(t) != "{}" {
-			t.Fatalf("after subscribing to %s: %+v", name, m)
+			t.Fatalf("the response to a subscription to %s is %+v, want subscription_succeeded", name, m)
 		}
 	}
 	return s
@@ -170,7 +170,7 @@ func (s *subscriber) wantNoMessage() {
 	s.t.Helper()
 	s.send(`{"event":"pusher:ping","data":{}}`)
 	if m := s.next(); m.Event != "pusher:pong" {
-		s.t.Fatalf("unexpected message: %+v", m)
+		s.t.Fatalf("received %+v, want only a pong", m)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestUnsubscribe(t *testing.T) {
 	wantEvent(t, s.next(), "two", "hit", "x")
 	s.send(`{"event":"pusher:subscribe","data":{"channel":"one"}}`)
 	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
-		t.Fatalf("subscribing again: %+v", m)
+		t.Fatalf("the response to a second subscription is %+v, want subscription_succeeded", m)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestMessages(t *testing.T) {
 		{"subscribed twice", `{"event":"pusher:subscribe","data":{"channel":"here"}}`, "pusher:error", "Existing subscription to channel here"},
 		{"private", `{"event":"pusher:subscribe","data":{"channel":"private-a"}}`, "pusher:error", `"code":4009`},
 		{"presence", `{"event":"pusher:subscribe","data":{"channel":"presence-a"}}`, "pusher:error", `"code":4009`},
-		{"client event", `{"event":"client-x","channel":"here","data":{}}`, "pusher:error", "Client events"},
+		{"client event", `{"event":"client-x","channel":"here","data":{}}`, "pusher:error", "client events"},
 		{"unknown", `{"event":"hello","data":{}}`, "pusher:error", "Unknown event"},
 		{"no event", `{"data":{}}`, "pusher:error", "JSON object"},
 		{"an array", `[]`, "pusher:error", "JSON object"},
@@ -336,7 +336,7 @@ func TestPingFrame(t *testing.T) {
 	c := dialRaw(t, server)
 	c.write(0x89, "hi")
 	if op, payload := c.frame(); op != 0x8A || string(payload) != "hi" {
-		t.Errorf("response to a ping: %x %q", op, payload)
+		t.Errorf("the response to a ping is %x %q, want a pong", op, payload)
 	}
 }
 
@@ -349,12 +349,12 @@ func TestSubscriptionsPerConnection(t *testing.T) {
 	s := connect(t, server, names...)
 	s.send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
 	if m := s.next(); m.Event != "pusher:error" || !strings.Contains(string(m.Data), "100 channels") {
-		t.Errorf("the 101st: %s %s", m.Event, m.Data)
+		t.Errorf("the 101st subscription: received %s %s, want pusher:error", m.Event, m.Data)
 	}
 	s.send(`{"event":"pusher:unsubscribe","data":{"channel":"c1"}}`)
 	s.send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
 	if m := s.next(); m.Event != "pusher_internal:subscription_succeeded" {
-		t.Errorf("after unsubscribing from one: %s %s", m.Event, m.Data)
+		t.Errorf("a subscription after an unsubscription: received %s %s, want subscription_succeeded", m.Event, m.Data)
 	}
 }
 
@@ -362,7 +362,7 @@ func TestProtocolVersions(t *testing.T) {
 	server, _ := start(t)
 	for _, version := range []string{"5", "6", "7"} {
 		if m := dial(t, server, "/app/local?protocol="+version).next(); m.Event != "pusher:connection_established" {
-			t.Errorf("version %s: %s %s", version, m.Event, m.Data)
+			t.Errorf("version %s: received %s %s, want connection_established", version, m.Event, m.Data)
 		}
 	}
 }
@@ -858,7 +858,7 @@ func TestCloseWhileClientsConnect(t *testing.T) {
 					return
 				}
 				if head, payload := (&rawClient{t, conn, r}).frame(); head != 0x81 {
-					t.Errorf("the first message was %x %q", head, payload)
+					t.Errorf("the first frame is %x %q, want a message", head, payload)
 				}
 			})
 		}

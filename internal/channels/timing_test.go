@@ -66,7 +66,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 			break
 		}
 		if took := time.Since(start); pings == 0 || took < dropAfter || took > dropAfter+2*sweepInterval {
-			t.Errorf("closed after %v and %d pings", took, pings)
+			t.Errorf("closed after %v and %d pings, want at least one ping and about %v", took, pings, dropAfter)
 		}
 		io.Copy(io.Discard, c.r) // until the connection ends
 		synctest.Wait()
@@ -155,7 +155,7 @@ func TestQueueIsBounded(t *testing.T) {
 			t.Errorf("%d frames are queued, want %d", queued, maxQueuedFrames)
 		}
 		if queued := publish(); queued > 2 { // the frames being written, and a close frame
-			t.Errorf("%d frames are queued after one too many", queued)
+			t.Errorf("%d frames are queued after one too many, want at most 2", queued)
 		}
 		c.conn.Close()
 	})
