@@ -228,7 +228,7 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	case len(args) > len(parts):
 		return errors.New("trigger accepts at most three arguments, CHANNEL, EVENT and DATA: put quotes around data that contains spaces")
 	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
-		return errors.New("channel and event names can't begin with -: put flags before trigger")
+		return errors.New("CHANNEL and EVENT can't begin with -: put flags before trigger")
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
@@ -272,7 +272,7 @@ func (a *app) announce(at *net.TCPAddr, stdout io.Writer) {
 }
 
 // terminalHint returns the commands that announce prints, for the usual shell on goos. They use the
-// embedded server through pusherURL: one triggers an event, the other starts an instance on addr.
+// embedded server at pusherURL: the first triggers an event, the second starts an instance on addr.
 func terminalHint(goos, pusherURL, addr string) string {
 	set := "PUSHER_URL=" + pusherURL + " "
 	if goos == "windows" {

@@ -64,7 +64,7 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 		{4004, "refused", "over its connection quota"},
 		{4100, "busy", "isn't accepting connections right now (code 4100: no)"},
 		{4123, "busy", "(code 4123: no)"},
-		{4009, "refused", "may not accept pages from"},
+		{4009, "refused", "might not accept pages from"},
 	} {
 		upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
 		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +101,7 @@ func TestPageSaysThatWebSocketsAreBlocked(t *testing.T) {
 			p := newTab(t, cdn)
 			p.open(app.url, "blocked")
 			p.await("document.getElementById('status').textContent.includes('may be blocking WebSockets')")
-			p.await("document.getElementById('status').textContent.includes('may not accept pages from ' + location.origin)")
+			p.await("document.getElementById('status').textContent.includes('might not accept pages from ' + location.origin)")
 		})
 	}
 }

@@ -144,7 +144,7 @@ func TestReadmeNames(t *testing.T) {
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	if first := find(t, `(?m)^(go test .*)$`, readme(t))[0]; first != "go test ./..." {
-		t.Errorf("the first command of go test is %s", first)
+		t.Errorf("the README's first go test command is %q, want %q", first, "go test ./...")
 	}
 	binary, err := buildProgram()
 	if err != nil {

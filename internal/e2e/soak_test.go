@@ -95,7 +95,7 @@ func TestSoak(t *testing.T) {
 	pushertest.WaitFor(t, "memory to be freed", func() bool { heap = app.heap(); return heap <= heapBefore+2 })
 	t.Logf("memory in use: %d MB before, %d MB after", heapBefore, heap)
 	if n := received.Load(); n != int64(ok) {
-		t.Errorf("%d events for %d clicks", n, ok)
+		t.Errorf("%d events for %d clicks, want one for each", n, ok)
 	}
 	if runtime.GOOS != "linux" {
 		return // openFiles can't wait for the connections to end

@@ -107,7 +107,7 @@ func TestStopFinishesInFlightClicks(t *testing.T) {
 			}
 			releaseAll()
 			if got := <-response; got != "ok" {
-				t.Errorf("the click in flight got %q", got)
+				t.Errorf("the click in flight got %q, want ok", got)
 			}
 			if err := p.wait(); err != nil {
 				t.Errorf("the program ended with %v", err)
@@ -149,7 +149,7 @@ func TestStopClosesUnusedConnections(t *testing.T) {
 		t.Errorf("the program ended with %v, the click with %v", err, got.Responses())
 	}
 	if took := time.Since(begin); took > 4*time.Second { // net/http alone waits 5 s
-		t.Errorf("the program ended %v after the last response", took)
+		t.Errorf("the program ended %v after the last response, want at most 4 s", took)
 	}
 }
 

@@ -40,7 +40,7 @@ func TestHeaders(t *testing.T) {
 		}
 	}
 	if strings.Contains(policy, "unsafe") {
-		t.Errorf("unsafe: %s", policy)
+		t.Errorf("the policy has an unsafe source: %s", policy)
 	}
 	if got.Get("X-Content-Type-Options") != "nosniff" || got.Get("Referrer-Policy") != "no-referrer" || got.Get("Permissions-Policy") == "" {
 		t.Errorf("headers: %v", got)
@@ -63,7 +63,7 @@ func TestStrictTransportSecurity(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := post(Headers(tt.trustProxy, nil, ok), "192.0.2.1:1", "X-Forwarded-Proto", tt.proto)
 			if got := w.Header().Get("Strict-Transport-Security"); (got != "") != tt.want {
-				t.Errorf("Strict-Transport-Security %q", got)
+				t.Errorf("Strict-Transport-Security is %q; want it set: %v", got, tt.want)
 			}
 		})
 	}

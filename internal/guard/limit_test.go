@@ -21,19 +21,19 @@ func TestRateLimit(t *testing.T) {
 		h := limited(1)
 		for i := range 10 {
 			if w := post(h, "192.0.2.1:1"); w.Code != 200 {
-				t.Fatalf("click %d of a burst: %d", i, w.Code)
+				t.Fatalf("click %d of a burst: status %d, want 200", i, w.Code)
 			}
 		}
 		if w := post(h, "192.0.2.1:2"); w.Code != 429 || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "Wait a moment") {
 			t.Errorf("after the burst: %d, Retry-After %q, %q", w.Code, w.Header().Get("Retry-After"), w.Body)
 		}
 		if w := post(h, "192.0.2.2:1"); w.Code != 200 {
-			t.Errorf("another address: %d", w.Code)
+			t.Errorf("another address: status %d, want 200", w.Code)
 		}
 		time.Sleep(time.Second)
 		for i := range 3 {
 			if w := post(h, "192.0.2.1:1"); (w.Code == 200) != (i < 1) {
-				t.Errorf("a second later, click %d: %d", i, w.Code)
+				t.Errorf("a second later, click %d: status %d", i, w.Code)
 			}
 		}
 	})
@@ -55,7 +55,7 @@ func TestRateLimitOfAllClients(t *testing.T) {
 						t.Fatalf("Retry-After %q, %q", w.Header().Get("Retry-After"), w.Body)
 					}
 				default:
-					t.Fatalf("status %d", w.Code)
+					t.Fatalf("status %d, want 200 or 503", w.Code)
 				}
 			}
 			time.Sleep(time.Second)
@@ -79,7 +79,7 @@ func TestRateLimitOfIPv6(t *testing.T) {
 			t.Errorf("%d clicks accepted from one /56, want 10", accepted)
 		}
 		if w := post(h, "[2001:db8:1:100::1]:1"); w.Code != 200 {
-			t.Errorf("another /56: %d", w.Code)
+			t.Errorf("another /56: status %d, want 200", w.Code)
 		}
 	})
 }
@@ -99,13 +99,13 @@ func TestRateLimitBoundsMemory(t *testing.T) {
 	const first = "192.0.2.1:1"
 	post(h, first)
 	if w := post(h, first); w.Code != 429 || w.Header().Get("Retry-After") != "10" {
-		t.Fatalf("the second click: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
+		t.Fatalf("the second click: status %d, Retry-After %q, want 429 and 10", w.Code, w.Header().Get("Retry-After"))
 	}
 	for i := range maxClients {
 		post(h, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
 	}
 	if w := post(h, first); w.Code == 429 {
-		t.Errorf("after %d other addresses: %d", maxClients, w.Code)
+		t.Errorf("after %d other addresses: status %d, want any other", maxClients, w.Code)
 	}
 }
 
@@ -122,7 +122,7 @@ func TestMaxInFlight(t *testing.T) {
 			<-inside
 		}
 		if w := post(h, "192.0.2.1:1"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
-			t.Errorf("one too many: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
+			t.Errorf("one too many: status %d, Retry-After %q, want 503 and a delay", w.Code, w.Header().Get("Retry-After"))
 		}
 		leave <- true
 		<-status // wait for one to end, so that there is room for another

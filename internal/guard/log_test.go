@@ -65,7 +65,7 @@ func TestLimitLogForADay(t *testing.T) {
 	})
 	lines := strings.Split(strings.TrimSpace(got), "\n")
 	if len(lines) > day*(maxRepeats+1)+2 {
-		t.Errorf("%d lines", len(lines))
+		t.Errorf("%d lines, want at most %d", len(lines), day*(maxRepeats+1)+2)
 	}
 	total := 0
 	for _, line := range lines {

@@ -147,7 +147,7 @@ func TestHugeRequests(t *testing.T) {
 					limit = 12 << 10
 				}
 				if n := <-sent; n > limit {
-					t.Errorf("%d bytes were read", n)
+					t.Errorf("the server received %d bytes, want at most %d", n, limit)
 				}
 			})
 		})
@@ -184,7 +184,7 @@ func TestIdleConnections(t *testing.T) {
 		}
 		synctest.Wait()
 		if each := (heap() - before) / len(idle); each > 32<<10 {
-			t.Errorf("each costs %d bytes", each)
+			t.Errorf("each connection uses %d bytes, want at most %d", each, 32<<10)
 		}
 		if err := get(p.Dial(), "/"); err != nil {
 			t.Errorf("a request meanwhile: %v", err)

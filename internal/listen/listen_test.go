@@ -15,7 +15,7 @@ func TestMalformedAddress(t *testing.T) {
 		listener, err := net.Listen("tcp", addr)
 		if err == nil {
 			listener.Close()
-			t.Errorf("%s is an address", addr)
+			t.Errorf("listening on %s succeeded, want an error", addr)
 			continue
 		}
 		text := Explain(err, addr).Error()

@@ -68,7 +68,7 @@ func TestIdleConnectionsAreClosedInTime(t *testing.T) {
 			time.Sleep(time.Minute - clicks*time.Millisecond + time.Duration(n)*time.Millisecond)
 		}
 		if n := events.Load(); n != clicks {
-			t.Errorf("%d events for %d clicks", n, clicks)
+			t.Errorf("%d events for %d clicks, want one for each", n, clicks)
 		}
 	})
 }
@@ -94,7 +94,7 @@ func TestClickCrossesClose(t *testing.T) {
 		time.Sleep(time.Second - latency/2)
 		wantExplained(t, client.Trigger("c", "e", "d"), 502, "closed an idle connection instead of responding, so the event was probably not sent")
 		if n := events.Load(); n != 1 {
-			t.Errorf("%d events", n)
+			t.Errorf("%d events, want 1", n)
 		}
 		if err := client.Trigger("c", "e", "d"); err != nil {
 			t.Error(err)
@@ -141,7 +141,7 @@ func TestConnectionBreaks(t *testing.T) {
 				}
 				wantExplained(t, client.Trigger("c", "e", "d"), 502, "was lost, so it is not known whether the event was sent")
 				if n := int(events.Load()); n != tt.earlier+1 {
-					t.Errorf("%d requests", n)
+					t.Errorf("%d requests, want %d", n, tt.earlier+1)
 				}
 			})
 		})

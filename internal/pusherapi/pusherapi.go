@@ -33,7 +33,7 @@ const (
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	t.TLSHandshakeTimeout = callTimeout - dialTimeout // connecting ends within callTimeout
+	t.TLSHandshakeTimeout = callTimeout - dialTimeout // so both fit into callTimeout
 	// Close idle connections before the server does; by default, nginx and most load balancers wait
 	// 60 s or more. If a request is sent as the server closes the connection, the request fails,
 	// and a retry might send the event twice.
@@ -133,7 +133,7 @@ func (w *recorder) Header() http.Header    { return w.header }
 func (w *recorder) WriteHeader(status int) { w.status = status }
 
 // Explain returns the HTTP status to respond with after a failed call by pusher-http-go (504 for a
-// timeout, otherwise 502), and one to three sentences that say why the call failed and how to fix
+// timeout, otherwise 502), and two or three sentences that say why the call failed and how to fix
 // it. Visitors to the page see this text, so it contains no host, URL, key or secret from the
 // settings, and no text from the response. The argument server is a name, such as "Pusher".
 func Explain(err error, server string) (status int, text string) {
@@ -202,10 +202,10 @@ var causes = []cause{
 }
 
 const (
-	wrongSecret  = "{server} refused the signature: the secret is wrong, or belongs to another key. Copy both again from the app's configuration or, if that server is another pusher-sample, from the PUSHER_URL that it prints now."
+	wrongSecret  = "{server} refused the signature: the secret is wrong, or belongs to another key. Copy the key and the secret again from the same Channels app or, if that server is another pusher-sample, from the PUSHER_URL that it prints now."
 	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
 	tooManyFiles = "This program has too many files and connections open, so the event was not sent. Try again in a moment; if it keeps happening, raise the limit on open files (ulimit -n)."
-	validChannel = "only A-Z a-z 0-9 _ - = @ , . ; and 1 to 164 characters"
+	validChannel = "1 to 164 characters (A-Z a-z 0-9 _ - = @ , . ;)"
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
 )
 

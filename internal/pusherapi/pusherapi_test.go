@@ -58,7 +58,7 @@ func wantExplained(t *testing.T, err error, status int, text string) {
 			}
 		}
 		if len(got) > 400 || !strings.HasSuffix(got, ".") || got[:1] != strings.ToUpper(got[:1]) {
-			t.Errorf("not a sentence or two: %q", got)
+			t.Errorf("not a few short sentences: %q", got)
 		}
 	}
 }
@@ -86,7 +86,7 @@ func TestErrorStatus(t *testing.T) {
 		{"server error", 500, "<script>alert(1)</script>", "reported a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
-		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters; for the event name"},
+		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters (A-Z"},
 		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, and don't begin it"},
 		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
 		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, and don't begin it"},
@@ -110,7 +110,7 @@ func TestErrorStatus(t *testing.T) {
 			defer server.Close()
 			wantExplained(t, trigger(server.URL), 502, tt.want)
 			if requests != 1 {
-				t.Errorf("the server received %d requests", requests)
+				t.Errorf("the server received %d requests, want 1", requests)
 			}
 		})
 	}
@@ -233,7 +233,7 @@ func TestDialsAreLimited(t *testing.T) {
 		var dialing atomic.Int32
 		transport := withDial(NewTransport(most), func(context.Context, string, string) (net.Conn, error) {
 			if n := dialing.Add(1); n > most {
-				t.Errorf("%d dials at a time", n)
+				t.Errorf("%d dials at a time, want at most %d", n, most)
 			}
 			defer dialing.Add(-1)
 			time.Sleep(time.Minute)

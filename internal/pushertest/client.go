@@ -68,13 +68,13 @@ func (c *Client) Next(t testing.TB) string {
 	}
 }
 
-// OnMessage is called by gws.
+// OnMessage implements gws.Event.
 func (c *Client) OnMessage(_ *gws.Conn, message *gws.Message) {
 	c.Messages <- message.Data.String()
 	message.Close()
 }
 
-// OnClose is called by gws.
+// OnClose implements gws.Event.
 func (c *Client) OnClose(_ *gws.Conn, err error) {
 	code := 0
 	if closed := new(gws.CloseError); errors.As(err, &closed) {

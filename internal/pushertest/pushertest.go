@@ -75,7 +75,7 @@ type Clicks struct {
 // clickClient opens a connection for each click, so that none is left over.
 var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Click sends the request that a click causes to the app at url. No response counts as "none".
+// Click sends the app at url the request of a click. If there is no response, it counts "none".
 func (c *Clicks) Click(url string) {
 	response := "none"
 	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {

@@ -37,14 +37,14 @@ type Settings struct {
 	RateLimit  float64  // clicks per second allowed to one client address; 0 means no limit
 	TrustProxy bool     // a reverse proxy sets X-Forwarded-For and X-Forwarded-Proto
 	Heroku     bool     // the program runs on a Heroku dyno
-	Warnings   []string // sentences about settings that are ignored
+	Warnings   []string // messages about ignored settings and files
 }
 
 // Embedded reports whether events go to the embedded server, because there are no credentials.
 func (s Settings) Embedded() bool { return s.Source == "" }
 
 // ConnectOrigins returns the origins to which the page connects, besides its own. With Pusher, they
-// include that of SockJS, which pusher-js uses if WebSockets are blocked.
+// include the origin of SockJS, which pusher-js uses if WebSockets are blocked.
 func (s Settings) ConnectOrigins() []string {
 	switch {
 	case s.Embedded():
@@ -199,11 +199,11 @@ var rules = []struct {
 	{"PUSHER_URL", not(matches(`^\w+://` + authority + `([/?#]|$)`)), "must have KEY:SECRET@HOST after the ://, with special characters percent-encoded (% as %25, / as %2F, @ as %40, # as %23, ? as %3F)" + urlForm},
 	{"PUSHER_URL", not(urlPattern.MatchString), "must end with /apps/ID right after the host, where ID has only letters, digits, - and _" + urlForm},
 
-	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + ", or, without an account, remove app.cfg and PUSHER_URL, or use the PUSHER_URL that a running pusher-sample prints"},
+	{perApp, placeholder, "must be your app's own value, not the placeholder: copy it from " + appKeys + "; without an account, remove app.cfg and PUSHER_URL, or use the PUSHER_URL that a running pusher-sample prints"},
 	{"HOST", matches(`^(?i:api-cluster\.pusher\.com)$`), "has the placeholder CLUSTER: replace it with your app's cluster, such as eu, from " + appKeys},
 	{perApp, matches(`^<.*>$`), "must not be in < >: remove the < > and use your app's own value, from " + appKeys},
 	{"ID KEY", matches(`[^\w-]`), "must consist of letters, digits, - and _: copy it again, without surrounding characters"},
-	{"SECRET", quoted, `must not begin or end with a quote: put it in one pair of plain quotes, '…' or "…", or in none`},
+	{"SECRET", quoted, `must not begin or end with a quote: remove the quotes or, in app.cfg, put the value in one pair of plain quotes, '…' or "…"`},
 	{"SECRET", matches(`[^\pL\pM\pN\pP\pS]`), "must not contain a space, a line break or an invisible character: copy it again, without surrounding characters"},
 	{"CLUSTER PUSHER_CLUSTER", matches(`[^a-z0-9-]|^(api|ws)?-|-$`), "is not the name of a cluster: use the short name that the dashboard shows, in lower case, such as eu or mt1"},
 	{"HOST", not(isHost), "is not a host: use only a host or host:port, such as localhost:6001, without a scheme, path or spaces"},

@@ -214,7 +214,7 @@ func checkRequest(t *testing.T, s Settings) {
 		t.Fatal(err)
 	}
 	if len(requests) != 1 {
-		t.Fatalf("%d requests", len(requests))
+		t.Fatalf("%d requests, want 1", len(requests))
 	}
 	u := *requests[0].URL
 	query := u.Query()
@@ -452,7 +452,7 @@ func TestLoadRejects(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s, err := load(t, tt.env, tt.files)
 			if err == nil {
-				t.Fatalf("no error, but %+v", s)
+				t.Fatalf("got %+v, want an error", s)
 			}
 			t.Log(err)
 			begin, within, _ := strings.Cut(tt.want, "…")
@@ -477,10 +477,10 @@ var placePattern = regexp.MustCompile(`^(` + place + `, )*` + place + ` [a-z]`)
 func checkMessage(t *testing.T, err error) {
 	t.Helper()
 	if message := err.Error(); !placePattern.MatchString(message) {
-		t.Errorf("doesn't begin with a place: %q", message)
+		t.Errorf("the error doesn't begin with a setting or a file: %q", message)
 	}
 	if message := err.Error(); strings.ContainsFunc(message, func(r rune) bool { return r < ' ' }) || len(message) > 400 {
-		t.Errorf("several lines, or too long: %q", message)
+		t.Errorf("the error has several lines, or is too long: %q", message)
 	}
 }
 
@@ -524,7 +524,7 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("got %q, want %q", s.Warnings, tt.want)
 			}
 			if strings.Contains(strings.ToLower(strings.Join(s.Warnings, "")), "zq") {
-				t.Errorf("shows a value: %q", s.Warnings)
+				t.Errorf("a warning shows a value: %q", s.Warnings)
 			}
 		})
 	}
@@ -627,12 +627,12 @@ func FuzzLoad(f *testing.F) {
 		}
 		s, err := Load([]string{"PUSHER_URL=" + mark(pusherURL)}, dir)
 		if warnings := strings.Join(s.Warnings, "\n"); strings.Contains(strings.ToLower(warnings), strings.ToLower(marker)) {
-			t.Errorf("shows the secret: %s", warnings)
+			t.Errorf("a warning shows the secret: %s", warnings)
 		}
 		if err != nil {
 			checkMessage(t, err)
 			if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(marker)) {
-				t.Errorf("shows the secret: %s", err)
+				t.Errorf("the error shows the secret: %s", err)
 			}
 			return
 		}
