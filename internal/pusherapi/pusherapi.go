@@ -40,6 +40,8 @@ func NewTransport(maxCalls int) http.RoundTripper {
 	t.IdleConnTimeout = 30 * time.Second
 	t.MaxConnsPerHost = maxCalls
 	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxCalls, maxCalls
+	t.Protocols = new(http.Protocols) // only HTTP/1: a dead HTTP/2 connection would break all calls
+	t.Protocols.SetHTTP1(true)
 	t.DisableCompression = true // not worth it for a few bytes
 	return limitedTransport{t}
 }
@@ -109,8 +111,7 @@ func (e *callError) clock() string {
 	}
 }
 
-// InProcess returns a transport that calls handler directly, without a network, so that
-// pusher-http-go can trigger events on an embedded server. A call fails unless the status is 2xx.
+// InProcess returns a transport that calls handler directly. A call fails unless the status is 2xx.
 func InProcess(handler http.Handler) http.RoundTripper { return inProcess{handler} }
 
 type inProcess struct{ handler http.Handler }
@@ -168,7 +169,7 @@ var causes = []cause{
 	{says(`^status 403.*disabled`), "{server} refused the event: this app is disabled. Enable it on the Pusher dashboard, or in the server's configuration."},
 	{says(`^status 403`), "{server} refused the event: the app is disabled, over its quota, or not allowed to do this. Check the app on the Pusher dashboard, or in the server's configuration."},
 	{says(`^status 413`), tooLarge},
-	{says(`^status 4(00|22)`), "{server} refused the event as invalid (status {status}). For the channel name, use " + validChannel + "; for the event name, use at most 200 characters, and don't begin it with \"pusher\"."},
+	{says(`^status 4(00|22)`), "{server} refused the event as invalid (status {status}). For the channel name, use " + validChannel + "; for the event name, use 1 to 200 characters, and don't begin it with \"pusher\"."},
 	{says(`^status 429`), "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."},
 	{says(`^status [5-9]`), "{server} reported a server error (status {status}), so it is not known whether the event was sent. Try again later, or check " + serverLog + "."},
 	{says(`^status 3`), "{server} redirects to another address (status {status}), so the event was not sent. Check the host and port, and whether to use http or https."},
@@ -177,10 +178,10 @@ var causes = []cause{
 	{func(e *callError) bool { return e.timedOut() && !e.connected }, "{server} could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."},
 	{(*callError).timedOut, "{server} did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and " + serverLog + "."},
 
-	// The numbers are error codes of Windows, where the constants of package syscall, such as
-	// ECONNREFUSED, have invented values that differ from the actual codes.
+	// The numbers are error codes of Windows, which differ from the constants (see listen.Explain).
 	{says(`too many open files`), tooManyFiles}, // a DNS error has this text, but no code
 	{code(10024), tooManyFiles},                 // WSAEMFILE
+	{says(`^proxyconnect`), "The proxy in HTTP_PROXY or HTTPS_PROXY can't be reached, so the event was not sent. Check these environment variables, and that the proxy is running."},
 	{is[*net.DNSError], "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host or cluster, and this machine's network and DNS."},
 	{code(syscall.ECONNREFUSED, 10061), "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is running."},
 	{code(syscall.ENETUNREACH, 10051, syscall.EHOSTUNREACH, 10065), "{server} can't be reached from this machine's network, so the event was not sent. Check the network, the firewall and the proxy."},
@@ -190,7 +191,7 @@ var causes = []cause{
 	{is[x509.UnknownAuthorityError], "The TLS certificate of {server} is signed by an unknown authority, so the event was not sent. Install the authority's certificate or, on Linux, set SSL_CERT_FILE to its file."},
 	{is[*tls.CertificateVerificationError], "The TLS certificate of {server} is not valid, so the event was not sent. Check the host, and this machine's clock."},
 	{is[tls.RecordHeaderError], "{server} does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL or SECURE = False in app.cfg."},
-	{says(`malformed HTTP|invalid character|body too large`), "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."},
+	{says(`malformed HTTP|invalid character|unexpected end of JSON|cannot unmarshal|body too large`), "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use http or https."},
 
 	{says(`channels' names are invalid`), "The channel name is not valid. Use " + validChannel + "."},
 	{says(`exceeded maximum size`), tooLarge},

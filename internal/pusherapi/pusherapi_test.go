@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -87,14 +88,16 @@ func TestErrorStatus(t *testing.T) {
 		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
 		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters (A-Z"},
-		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "at most 200 characters, and don't begin it"},
+		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "1 to 200 characters, and don't begin it"},
 		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
-		{"long event name, embedded", 400, "The event's name is over 200 characters", "at most 200 characters, and don't begin it"},
+		{"long event name, embedded", 400, "The event's name is over 200 characters", "1 to 200 characters, and don't begin it"},
 		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
 		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
 		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
 		{"another server", 405, "Method Not Allowed", "(status 405). Check the credentials"},
 		{"another server's page", 200, "<html>", "not come from the HTTP API"},
+		{"no body", 200, "", "not come from the HTTP API"},
+		{"array", 200, "[]", "not come from the HTTP API"},
 		{"endless", 200, strings.Repeat(" ", 1<<20), "not come from the HTTP API"},
 		{"endless error", 400, strings.Repeat("x", 1<<20), "not come from the HTTP API"},
 	}
@@ -189,6 +192,8 @@ func TestNoConnection(t *testing.T) {
 		transport.(limitedTransport).next.(*http.Transport).TLSClientConfig = config
 		return transport
 	}
+	proxied := NewTransport(1)
+	proxied.(limitedTransport).next.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
 	tests := []struct {
 		name      string
 		url       string
@@ -205,6 +210,7 @@ func TestNoConnection(t *testing.T) {
 		{"no descriptor", "http://x", code(syscall.EMFILE), "too many files and connections open, so the event was not sent"},
 		{"no descriptor for DNS", "http://x", failing(&net.DNSError{Err: "dial udp: socket: too many open files", Name: "x"}), "too many files and connections open"},
 		{"no descriptor, by the code on Windows", "http://x", code(10024), "too many files and connections open"},
+		{"proxy that is down", "https://api-eu.pusher.com", proxied, "The proxy in HTTP_PROXY or HTTPS_PROXY can't be reached, so the event was not sent"},
 		{"another error", "http://x", failing(io.EOF), "could not be established, so the event was not sent"},
 		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), NewTransport(1), "http in PUSHER_URL or SECURE = False in app.cfg"},
 		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), NewTransport(1), "https in PUSHER_URL, or SECURE = True in app.cfg"},
@@ -217,6 +223,50 @@ func TestNoConnection(t *testing.T) {
 			wantExplained(t, newClient(tt.url, tt.transport).Trigger("c", "e", "d"), 502, tt.want)
 		})
 	}
+}
+
+// After a connection has died silently, only the calls over it time out. Over HTTP/2, all calls
+// would share the dead connection.
+func TestDeadConnectionIsNotReused(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") }))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	var first *silencer
+	transport := withDial(NewTransport(1), func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := net.Dial(network, addr)
+		if err == nil && first == nil {
+			first = &silencer{Conn: conn}
+			return first, nil
+		}
+		return conn, err
+	})
+	config := server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.NextProtos = nil
+	transport.(limitedTransport).next.(*http.Transport).TLSClientConfig = config
+	client := newClient(server.URL, transport)
+	if err := client.Trigger("c", "e", "d"); err != nil {
+		t.Fatal(err)
+	}
+	first.silent.Store(true)
+	wantExplained(t, client.Trigger("c", "e", "d"), 504, "did not respond in time")
+	if err := client.Trigger("c", "e", "d"); err != nil {
+		t.Errorf("the call after the timeout: %v", err)
+	}
+}
+
+// silencer is a connection that can stop sending without an error.
+type silencer struct {
+	net.Conn
+	silent atomic.Bool
+}
+
+func (s *silencer) Write(b []byte) (int, error) {
+	if s.silent.Load() {
+		return len(b), nil
+	}
+	return s.Conn.Write(b)
 }
 
 // withDial replaces the dial function of a transport from NewTransport, and returns the transport.
