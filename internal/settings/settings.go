@@ -52,7 +52,11 @@ func (s Settings) ConnectOrigins() []string {
 	case s.SocketURL == "":
 		return []string{"wss://ws-" + s.Cluster + ".pusher.com", "https://sockjs-" + s.Cluster + ".pusher.com"}
 	default:
-		return []string{originPattern.FindString(s.SocketURL)}
+		origin := originPattern.FindString(s.SocketURL)
+		if strings.ContainsAny(origin, "[_") { // a policy can't name such a host, so allow all hosts
+			origin, _, _ = strings.Cut(origin, "//")
+		}
+		return []string{origin}
 	}
 }
 
@@ -92,7 +96,7 @@ func Load(environ []string, dir string) (Settings, error) {
 // readCredentials sets Source and adds the credentials to values: the parts of PUSHER_URL, under
 // their names in app.cfg, or the settings in app.cfg. It adds warnings about ignored settings.
 func (s *Settings) readCredentials(values map[string]setting, dir string) error {
-	_, err := os.Stat(filepath.Join(dir, "app.cfg"))
+	_, err := os.Lstat(filepath.Join(dir, "app.cfg"))
 	if v := values["PUSHER_URL"]; v.value != "" {
 		s.Source = setting{name: v.name, file: v.file}.String()
 		if err == nil {
@@ -146,10 +150,6 @@ func (s *Settings) resolve(values map[string]setting) error {
 		}
 		s.SocketURL = strings.ToLower(part[1]+part[2]) + part[3]
 		return nil
-	}
-
-	if socket.value != "" && !strings.Contains(socket.value, ".pusher") { // old Heroku add-ons set it
-		s.Warnings = append(s.Warnings, socket.String()+" is ignored, because it is for self-hosted servers: remove it")
 	}
 	s.Secure = true // even if PUSHER_URL has http, as from old Heroku add-ons
 	s.Host = strings.TrimSuffix(s.Host, ":80")

@@ -247,7 +247,7 @@ func TestConnectOrigins(t *testing.T) {
 		{nil, nil},
 		{env("PUSHER_URL", euURL), []string{"wss://ws-eu.pusher.com", "https://sockjs-eu.pusher.com"}},
 		{env("PUSHER_URL", ownURL), []string{"ws://localhost:6001"}},
-		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss://[::1]:80"}},
+		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss:"}}, // a policy can contain no IPv6 address,
 	} {
 		s, err := load(t, tt.env, nil)
 		if got := s.ConnectOrigins(); err != nil || !slices.Equal(got, tt.want) {
@@ -509,8 +509,6 @@ func TestWarnings(t *testing.T) {
 		{"no credentials", env("PUSHER_SOCKET_URL", "zq"), files{".env": "PUSHER_CLUSTER=zq"},
 			[]string{"PUSHER_CLUSTER in .env line 1 is ignored, because there is neither a PUSHER_URL nor an app.cfg", "PUSHER_SOCKET_URL is ignored"}},
 		{"Pusher's add-on sets both", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zq"), nil, nil},
-		{"socket URL with Pusher", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "wss://zq:1"), nil,
-			[]string{"PUSHER_SOCKET_URL is ignored, because it is for self-hosted servers"}},
 		{"app_key in .env", nil, files{".env": "app_key=zq"}, []string{"app_key in .env line 1 is ignored in this file: set it in app.cfg"}},
 		{"empty in the environment", env("PUSHERURL", ""), nil, nil},
 		{"secret in the wrong place", nil, files{"app.cfg": cfg + "Zqsecret==\n\nzq5ecret="},
@@ -553,7 +551,7 @@ func TestUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Load(nil, dir)
-	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg can't be read (permission denied): ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg can't be read (open ") || !strings.Contains(err.Error(), ": permission denied): ") {
 		t.Errorf("got %v", err)
 	}
 }
