@@ -12,9 +12,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxClients limits the memory of RateLimit, which needs about 200 bytes per client. When there are
-// more clients, RateLimit resets the limits of all clients, but not the overall limit.
-const maxClients = 1 << 14
+const maxClients = 1 << 14 // of RateLimit, at about 200 bytes; it forgets all when there are more
 
 // RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as
 // many (at least one), and rejects further requests with 429. All clients together are limited to
@@ -47,7 +45,7 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
 		case !overall.Allow():
 			log.Info("click rejected: all clients together over 20 times RATE_LIMIT")
-			w.Header().Set("Retry-After", "1")
+			w.Header().Set("Retry-After", strconv.Itoa(max(1, wait/20)))
 			http.Error(w, "Too many clicks from all visitors. Wait a moment, then click again.", http.StatusServiceUnavailable)
 		default:
 			next.ServeHTTP(w, r)
@@ -55,8 +53,7 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 	})
 }
 
-// MaxInFlight allows n concurrent requests. It rejects further requests with 503 at once, because
-// in a queue, every client would have to wait.
+// MaxInFlight allows n concurrent requests. It rejects more with 503 instead of letting them wait.
 func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -76,7 +73,7 @@ func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 // by the /56 network of its IPv6 address, because providers assign a whole network to one customer
 // (RFC 6177). Behind a trusted proxy, the address is the last entry of X-Forwarded-For, which the
 // proxy added; clients can forge the others. If that entry is invalid, or if there are several such
-// headers, none of which can be trusted, the address is that of the connection.
+// headers, the address is that of the connection.
 func ClientAddress(trustProxy bool) func(*http.Request) netip.Prefix {
 	return func(r *http.Request) netip.Prefix {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)

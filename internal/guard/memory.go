@@ -11,9 +11,8 @@ import (
 )
 
 // LimitMemory sets Go's memory limit to three quarters of the memory that this process may use, and
-// the garbage collection target to gcPercent. It does nothing if GOMEMLIMIT or GOGC is set. In
-// measurements, the app served a quarter more pages and a tenth more clicks per second with a
-// target of 400 percent than with 100.
+// the garbage collection target to gcPercent, unless GOMEMLIMIT or GOGC is set. In measurements,
+// the app served a tenth more clicks per second with a target of 400 percent than with 100.
 func LimitMemory(gcPercent int) {
 	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {
 		debug.SetMemoryLimit(memory(os.DirFS("/")) / 4 * 3)

@@ -3,6 +3,7 @@ package guard
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -262,6 +263,33 @@ func TestTooManyRequests(t *testing.T) {
 				t.Errorf("afterwards: %v", err)
 			}
 		}
+	})
+}
+
+// A shutdown ends in time, even if all connections have requests in progress and another waits.
+func TestShutdownWithTooManyRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newServer(noLog, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Minute) }), 2)
+		p := make(pipe.Listener)
+		go server.Serve(p)
+		var clients []net.Conn
+		for range 3 {
+			c := p.Dial()
+			clients = append(clients, c)
+			go io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := server.Shutdown(ctx); err == nil || time.Since(start) != 6*time.Second {
+			t.Errorf("Shutdown: %v after %v, want an error after 6 s", err, time.Since(start))
+		}
+		server.Close()
+		for _, c := range clients {
+			c.Close()
+		}
+		time.Sleep(2 * time.Minute)
 	})
 }
 
