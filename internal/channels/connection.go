@@ -33,6 +33,7 @@ type connection struct {
 	queue        net.Buffers    // frames to write, oldest first
 	queuedFrames int            // frames in queue and the current write; inaccurate while closing
 	queuedBytes  int            // total size of those frames
+	unanswered   int64          // messages received since the queue was last empty
 	writing      bool           // whether a goroutine is running write
 	writingSince time.Duration  // when the current write began, as the time since server.started
 	writer       sync.WaitGroup // waits until that goroutine ends
@@ -97,13 +98,13 @@ func (c *connection) write() {
 			c.Conn.Close() // makes read and all further writes fail
 		}
 	}
-	c.writing = false
+	c.writing, c.unanswered = false, 0
 	c.queue = nil // so that an idle connection uses no memory for frames
 }
 
 // closeWith queues a close frame and logs it at the given level, unless the connection is already
 // closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, since
-// it may be truncated. The connection ends when the client closes its side, or after closeTimeout.
+// it may be truncated. The client has closeTimeout to close its side.
 func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -262,13 +263,18 @@ func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 	}
 }
 
-// accept adds to the counts of received messages and bytes, and closes the connection if a count
-// exceeds its limit. It returns false if the connection is closing and the message must be ignored.
+// accept counts messages and bytes. It closes the connection if a count exceeds its limit, or if
+// the client reads too few responses. It returns false if the message must be ignored.
 func (c *connection) accept(messages, bytes int64) bool {
 	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
 		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.writing {
+		if c.unanswered += messages; c.unanswered > maxUnanswered {
+			c.drop()
+		}
+	}
 	return !c.closing
 }

@@ -74,8 +74,7 @@ var (
 	pongMessage = jsonFrame(outgoing{Event: "pusher:pong", Data: "{}"})
 )
 
-// jsonFrame returns a frame that contains m as JSON. Frames must not be changed, because the
-// subscribers of a channel share them.
+// jsonFrame returns a frame with m as JSON. Frames must not be changed: subscribers share them.
 func jsonFrame(m outgoing) []byte {
 	b, _ := json.Marshal(m) // never fails for strings and numbers
 	return ws.MustCompileFrame(ws.NewTextFrame(b))

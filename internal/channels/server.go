@@ -8,9 +8,8 @@
 //	POST /apps/{id}/batch_events  triggers up to 10 events
 //
 // Not implemented: private, presence, encrypted and cache channels, client events, user
-// authentication, webhooks, and API requests that query channels.
-//
-// Events are not stored: only current subscribers receive an event.
+// authentication, webhooks, and API requests that query channels. Events are not stored: only
+// current subscribers receive an event.
 package channels
 
 import (
@@ -54,6 +53,7 @@ const (
 	maxQueuedBytes  = 16 << 20 // per connection: 1,600 events of 10 KB
 	maxQueuedFrames = 8192     // per connection
 	maxQueuedTotal  = 1 << 20  // frames in the queues of all connections
+	maxUnanswered   = 200      // messages of a client that does not read the responses
 	maxBatchBytes   = 64 << 10 // per write, which must finish within writeTimeout
 
 	activityTimeout = 120                    // idle seconds after which clients send a ping
@@ -161,11 +161,11 @@ func (s *Server) Close() {
 	}
 }
 
-// serveWebSocket upgrades a request to a WebSocket. The server sends origin, key and protocol
-// errors over the WebSocket, because browsers hide handshake failures from pages.
+// serveWebSocket upgrades a request to a WebSocket. It sends origin, key and protocol errors over
+// the WebSocket, because browsers hide handshake failures from pages.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	if !isHandshake(r.Header) {
-		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make the proxy forward the Upgrade and Connection headers")
+	if !isHandshake(r) {
+		s.log.Info("WebSocket handshake failed: if the app is behind a proxy, make the proxy use HTTP/1.1 and forward the Upgrade and Connection headers")
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Sec-WebSocket-Version", "13")
@@ -194,14 +194,14 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	go c.read() // in a new goroutine, so that net/http can free the request's memory
 }
 
-// isHandshake reports whether h has the headers of a WebSocket handshake. The server checks them
-// before it hijacks the connection, because afterwards net/http can't send a response.
-func isHandshake(h http.Header) bool {
-	key, err := base64.StdEncoding.DecodeString(h.Get("Sec-WebSocket-Key"))
-	return err == nil && len(key) == 16 &&
-		strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") &&
-		strings.EqualFold(h.Get("Upgrade"), "websocket") &&
-		h.Get("Sec-WebSocket-Version") == "13"
+// isHandshake reports whether r is a WebSocket handshake. The server checks that before it hijacks
+// the connection, because afterwards net/http can't respond.
+func isHandshake(r *http.Request) bool {
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	return err == nil && len(key) == 16 && r.Method == http.MethodGet && r.ProtoAtLeast(1, 1) &&
+		strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") &&
+		strings.EqualFold(r.Header.Get("Upgrade"), "websocket") &&
+		r.Header.Get("Sec-WebSocket-Version") == "13"
 }
 
 // admit registers c and sends either pusher:connection_established or the reason why it closes c. A
@@ -344,8 +344,7 @@ func (s *Server) dropSlowest() {
 	}
 }
 
-// sweep checks all connections every sweepInterval, until the server is closed. With one timer
-// for all, connections need no timers or deadlines of their own.
+// sweep checks all connections every sweepInterval, so that they need no timers of their own.
 func (s *Server) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -362,7 +361,7 @@ func (s *Server) sweep() {
 // allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page
 // must be from this server's host and port or, if a browser on the same machine uses a loopback
 // address of the server, from any loopback address. Requests without an Origin are allowed, because
-// they don't come from browsers. The scheme is not compared: a proxy may terminate TLS.
+// browsers always send one. The scheme is not compared: a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -374,7 +373,8 @@ func allowedOrigin(r *http.Request) bool {
 	}
 	here := &url.URL{Host: r.Host}
 	peer, _, _ := net.SplitHostPort(r.RemoteAddr)
-	return strings.EqualFold(page.Host, r.Host) ||
+	withPort := page.Host + map[string]string{"http": ":80", "https": ":443"}[page.Scheme] // as some proxies send it
+	return strings.EqualFold(page.Host, r.Host) || strings.EqualFold(withPort, r.Host) ||
 		isLoopback(page.Hostname()) && isLoopback(here.Hostname()) && isLoopback(peer)
 }
 

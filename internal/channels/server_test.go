@@ -446,6 +446,9 @@ func TestAllowedOrigins(t *testing.T) {
 		{"https://app.example", "app.example", "192.0.2.1:5", true},
 		{"http://app.example:5000", "app.example:5000", "192.0.2.1:5", true},
 		{"https://app.example", "app.example:5000", "192.0.2.1:5", false},
+		{"http://app.example", "app.example:80", "192.0.2.1:5", true}, // a proxy may add the default port
+		{"https://app.example", "app.example:443", "192.0.2.1:5", true},
+		{"http://app.example", "app.example:443", "192.0.2.1:5", false},
 		{"https://evil.example", "app.example", "192.0.2.1:5", false},
 		{"http://127.0.0.1:5001", "127.0.0.1:5000", "127.0.0.1:5", true},
 		{"http://localhost:5001", "127.0.0.1:5000", "127.0.0.1:5", true},
@@ -491,6 +494,18 @@ func TestHandshake(t *testing.T) {
 				t.Errorf("status %d, want %d", status, tt.want)
 			}
 		})
+	}
+	for _, line := range []string{"GET " + path + " HTTP/1.0", "HEAD " + path + " HTTP/1.1"} { // nginx uses HTTP/1.0 by default
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, strings.Replace(handshakeOf(path), "GET "+path+" HTTP/1.1", line, 1))
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != 426 {
+			t.Errorf("%s: %v %v, want status 426", line, err, resp)
+		}
 	}
 }
 

@@ -161,6 +161,47 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
+// A client that sends messages but reads no responses is dropped before the responses use much
+// memory, although its messages are few enough.
+func TestUnreadResponsesAreBounded(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established()
+		for i := range maxMessages {
+			c.write(0x81, `{"event":"unknown"}`)
+			synctest.Wait()
+			if n := s.queued.Load(); n > maxUnanswered+1 {
+				t.Fatalf("%d responses are queued after %d messages, want at most %d", n, i+1, maxUnanswered+1)
+			}
+		}
+		for connection := range s.connections {
+			if !connection.closing {
+				t.Error("the connection is not closing")
+			}
+		}
+		c.conn.Close()
+	})
+}
+
+// A client that reads may send as many messages as the limit allows, while events arrive as well.
+func TestReadResponsesAreNotBounded(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established().subscribe("a")
+		go io.Copy(io.Discard, c.r)
+		data := "x"
+		for range maxMessages - 1 {
+			s.publish([]event{{Name: "e", Channels: []string{"a"}, Data: &data}})
+			c.write(0x81, `{"event":"unknown"}`)
+			synctest.Wait()
+		}
+		for connection := range s.connections {
+			if connection.closing {
+				t.Error("the connection is closing")
+			}
+		}
+		c.conn.Close()
+	})
+}
+
 // Subscribers that read nothing are dropped when all queues together are too long;
 // those that read receive every event.
 func TestLongestQueuesAreDroppedFirst(t *testing.T) {
