@@ -1,8 +1,7 @@
 // Pusher-sample serves a page with one button. A click sends POST /pusher, the server triggers
-// event1 on channel1, and every open page shows the event's message in an alert.
-//
-// The path of a click: static/app.js → servePush → pusher.Client.Trigger → Pusher (or the
-// embedded server in internal/channels) → pusher-js in every page → alert.
+// event1 on channel1, and every open page shows the event's message in an alert. A click goes
+// through static/app.js → servePush → pusher.Client.Trigger → Pusher (or the embedded server in
+// internal/channels) → pusher-js in every page → alert.
 package main
 
 import (
@@ -40,8 +39,7 @@ const (
 	message = "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!"
 )
 
-// maxTriggers is the maximum number of clicks in flight.
-const maxTriggers = 256
+const maxTriggers = 256 // clicks in flight
 
 //go:embed templates static
 var bundled embed.FS
@@ -69,9 +67,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case err != nil:
 		return fmt.Errorf("%w; use -h for help", err)
 	case command != "" && command != "trigger":
-		return fmt.Errorf("unknown command %.40q; use -h for help", command)
+		return fmt.Errorf("unknown command %.10q; use -h for help", command)
 	}
-
 	level := slog.LevelInfo
 	if *debugging {
 		level = slog.LevelDebug
@@ -155,7 +152,6 @@ func (a *app) handler() (http.Handler, error) {
 		return nil, err
 	}
 	push := guard.MaxInFlight(a.log, maxTriggers, http.HandlerFunc(a.servePush))
-
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", files)
 	mux.Handle("GET /static/", files)

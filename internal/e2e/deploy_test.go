@@ -129,6 +129,30 @@ func TestTwoInstances(t *testing.T) {
 	}
 }
 
+// The page connects to a server at an IPv6 address, which a Content-Security-Policy can't contain.
+func TestServerAtIPv6Address(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("this machine has no IPv6 loopback address: ", err)
+	}
+	listener.Close()
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "-addr", "[::1]:0")
+	cmd.Dir, cmd.Env = t.TempDir(), []string{}
+	server := startCommand(t, cmd)
+	app := start(t, "PUSHER_URL="+server.pusherURL())
+	for _, cdn := range bothClients {
+		p := newTab(t, cdn)
+		p.open(app.url, "connected")
+		p.click()
+		p.wantAlert()
+	}
+}
+
 // The commands that the program prints work (here with a built program and a free port): trigger,
 // and a second instance that shares the events.
 func TestSecondTerminal(t *testing.T) {

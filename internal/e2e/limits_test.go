@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"pusher-sample/internal/pushertest"
@@ -73,6 +74,61 @@ func TestOtherHosts(t *testing.T) {
 				t.Errorf("TRUST_PROXY=%s %s %s: status %d, want %d; HSTS %v", trust, method, path, resp.StatusCode, want, hsts)
 			}
 		}
+	}
+}
+
+// Without TRUST_PROXY, a client can't use a proxy's headers to avoid the rate limit or to set HSTS.
+func TestProxyHeadersAreNotTrusted(t *testing.T) {
+	for _, trust := range []string{"0", "1"} {
+		app := start(t, "RATE_LIMIT=0.001", "TRUST_PROXY="+trust)
+		pushertest.Request(t, "POST", app.url+"/pusher", "X-Forwarded-For", "192.0.2.1")
+		resp, _ := pushertest.Request(t, "POST", app.url+"/pusher", "X-Forwarded-For", "192.0.2.2", "X-Forwarded-Proto", "https")
+		if trusted := resp.StatusCode == http.StatusOK; trusted != (trust == "1") {
+			t.Errorf("TRUST_PROXY=%s: a click with another X-Forwarded-For got status %d", trust, resp.StatusCode)
+		}
+		if hsts := resp.Header.Get("Strict-Transport-Security"); (hsts != "") != (trust == "1") {
+			t.Errorf("TRUST_PROXY=%s: Strict-Transport-Security is %q", trust, hsts)
+		}
+	}
+}
+
+// RATE_LIMIT also limits the WebSockets of a client address, unless it is 0.
+func TestWebSocketsPerClient(t *testing.T) {
+	for _, limit := range []string{"0", "1"} {
+		app := start(t, "RATE_LIMIT="+limit)
+		refused := ""
+		for range 501 {
+			client, err := pushertest.Dial(app.url, "local")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.NetConn().Close()
+			if m := client.Next(t); !strings.Contains(m, "connection_established") {
+				refused = m
+			}
+		}
+		if (refused != "") != (limit == "1") || limit == "1" && !strings.Contains(refused, "Your network address has too many connections") {
+			t.Errorf("RATE_LIMIT=%s: of 501 connections, one received %q", limit, refused)
+		}
+	}
+}
+
+// While many clicks are in flight, further clicks are rejected at once.
+func TestClicksInFlightAreLimited(t *testing.T) {
+	upstream := pushertest.NewServer(t)
+	release := make(chan bool)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) { <-release; io.WriteString(w, "{}") })
+	app := start(t, "PUSHER_URL="+upstream.PusherURL, "RATE_LIMIT=0")
+	var clicks pushertest.Clicks
+	var running sync.WaitGroup
+	for range 300 {
+		running.Go(func() { clicks.Click(app.url) })
+	}
+	pushertest.WaitFor(t, "a click to be rejected", func() bool { return clicks.Count("503 Too many clicks at once") > 0 })
+	close(release)
+	running.Wait()
+	if ok, rejected := clicks.Count("200 ok"), clicks.Count("503 Too many clicks at once"); ok < 256 || ok+rejected != 300 {
+		t.Errorf("%v, want at least 256 ok, and the rest rejected", clicks.Responses())
 	}
 }
 

@@ -11,8 +11,7 @@ import (
 
 // Explain returns an error that says why [net.Listen] failed for addr and how to fix it.
 func Explain(err error, addr string) error {
-	// The numbers are WSAEADDRINUSE and WSAEACCES. On Windows, EADDRINUSE and EACCES of package
-	// syscall have invented values, which differ from these codes.
+	// The numbers are Windows's codes: there, the constants of package syscall have invented values.
 	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EADDRINUSE, 10048:
 		return fmt.Errorf("%s is already in use by another program: stop it, or choose another address with -addr %s", addr, NextAddr(addr))
