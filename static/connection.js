@@ -15,6 +15,7 @@ const RETRY_MAX_MS = 10_000; // retrySooner's longest wait, without the random p
 const page = document.body.dataset;
 const status = document.getElementById('status');
 const problem = document.getElementById('problem');
+let stateChanges = 0;
 
 // A browser without this function is too old. The status then keeps the text from index.html.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
@@ -200,6 +201,7 @@ function explainRejection({ code, message }) {
 }
 
 function show(state, text) {
+  if (page.state !== state) stateChanges++;
   page.state = state;
   if (status.textContent !== text) status.textContent = text;
 }
@@ -213,6 +215,7 @@ let reported = 0; // the newest click whose result is shown
 // click never replaces the result of a newer click.
 export async function reportClick(request, flight) {
   const click = ++clicks;
+  const changesBefore = stateChanges;
   const report = (text) => {
     if (click < reported) return;
     reported = click;
@@ -222,11 +225,17 @@ export async function reportClick(request, flight) {
   report(reason);
   if (!reason) {
     if (await eventArrives(flight)) return;
-    report(page.state === 'connected'
-      ? "The server accepted the click, but the event has not reached this page. Reload the page. If that doesn't help, the site owner should check that the server and the page use the same Channels app."
-      : "The server accepted the click, but this page is not connected, so it can't show the alert. Wait until it is connected, then click again.");
+    report(explainMissingEvent(stateChanges !== changesBefore));
   }
   turnBack(flight);
+}
+
+// explainMissingEvent returns the text for a click that the server accepted, but whose event has not
+// arrived.
+function explainMissingEvent(stateChanged) {
+  if (page.state !== 'connected') return "The server accepted the click, but this page is not connected, so it can't show the alert. The status below says why.";
+  if (stateChanged) return "The server accepted the click while this page was not connected, so it can't show the alert. Click again.";
+  return "The server accepted the click, but the event has not reached this page. Reload the page. If that doesn't help, the site owner should check that the server and the page use the same Channels app.";
 }
 
 // whyFailed resolves to the reason why a request failed, or to '' if it succeeded.
@@ -236,17 +245,18 @@ async function whyFailed(request, flight) {
     const text = await response.text();
     console.log(text);
     if (response.ok) return '';
-    if (response.status === 404) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add it in main.go, then restart the app.`;
+    // The app's own responses have a policy; a proxy's have none.
+    if (response.status === 404 && response.headers.has('Content-Security-Policy')) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add it in main.go, then restart the app.`;
     // An error that is not text/plain comes from a proxy.
     const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
     return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;
   } catch (error) {
     // An open alert pauses the page's scripts, and the request can time out meanwhile.
-    if (flight.arrived) return '';
+    const timedOut = error.name === 'TimeoutError';
+    if (timedOut && flight.arrived) return '';
     console.error(error);
-    if (error.name === 'TimeoutError') return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';
-    if (!navigator.onLine) return "This device is offline, so the server can't be reached. Go online, then click again.";
-    return "The server can't be reached. Check that it is running, then click again.";
+    if (timedOut) return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';
+    return "The server can't be reached. Check that it is running and that this device is online, then click again.";
   }
 }
 

@@ -15,7 +15,6 @@ const lanes = [undefined, undefined, undefined]; // flights that are on display
 const pending = []; // flights of clicks whose event has not arrived, oldest first
 const alertQueue = []; // crashes whose alert has not been shown yet
 let alerting = false;
-let alerts = 0;
 let crashes = 0;
 let skipped = 0; // number of crashes without an alert
 
@@ -35,14 +34,10 @@ export function turnBack(flight) {
   setTimeout(() => remove(flight), BACK_MS);
 }
 
-// eventArrives waits for EVENT_MS and resolves to whether the event of a flight has arrived. If an
-// alert, which pauses the page's scripts, was shown in the meantime, it waits again.
+// eventArrives waits up to EVENT_MS and resolves to whether the event of a flight has arrived. It
+// waits in parts, because an open alert pauses the page's scripts: the alert uses up only one part.
 export async function eventArrives(flight) {
-  let before;
-  do {
-    before = alerts;
-    await pause(EVENT_MS);
-  } while (!flight.arrived && alerts !== before);
+  for (let part = 0; part < 8 && !flight.arrived; part++) await pause(EVENT_MS / 8);
   return flight.arrived;
 }
 
@@ -72,7 +67,6 @@ async function alertAll() {
     setPhase(flight, 'hit');
     await pauseIfVisible(CRASH_MS); // an alert stops all animation, so show the crash first
     showAlert();
-    alerts++;
     setTimeout(() => remove(flight), STAY_MS);
     await nextTask(); // lets the page handle events that arrived during the alert
     await pauseIfVisible(REST_MS);
@@ -99,7 +93,11 @@ function display(flight) {
   lanes[lane] = flight;
   flight.flyer.dataset.lane = lane;
   flight.flyer.style.setProperty('--scene-width', `${sky.offsetWidth}px`);
-  if (flight.button) flight.flyer.style.setProperty('--button-left', `${flight.button.offsetLeft}px`);
+  if (flight.button) {
+    const { offsetLeft, offsetTop, offsetHeight } = flight.button;
+    flight.flyer.style.setProperty('--button-left', `${offsetLeft}px`);
+    flight.flyer.style.setProperty('--button-bottom', `${sky.offsetHeight - offsetTop - offsetHeight}px`);
+  }
   sky.prepend(flight.flyer);
 }
 

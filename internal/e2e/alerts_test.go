@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +155,99 @@ func TestClickWithoutEvent(t *testing.T) {
 			}
 			p.await("!document.querySelector('.push.away')")
 		})
+	}
+}
+
+// If the page was not connected when the server accepted a click, the page says so, and doesn't blame
+// the settings.
+func TestClickWhileNotConnected(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t)
+			w := newWire(t, app.url)
+			p := newTab(t, cdn)
+			p.open(w.url, "connected")
+			p.recordStates()
+			w.cut()
+			p.awaitState("lost")
+			p.click()
+			p.awaitReconnect()
+			p.awaitProblem("The server accepted the click while this page was not connected")
+		})
+	}
+	t.Run("refused", func(t *testing.T) {
+		t.Parallel()
+		upstream := pushertest.NewServer(t)
+		app := start(t, "PUSHER_URL="+upstream.PusherURL)
+		p := newTab(t, served)
+		p.open(edited(t, app.url, func(path, text string) string {
+			return strings.Replace(text, `data-key="testkey"`, `data-key="other"`, 1)
+		}), "refused")
+		p.click()
+		p.awaitProblem("this page is not connected, so it can't show the alert. The status below says why.")
+	})
+}
+
+// A click that failed is reported, even if another page's event has made its kaomoji crash.
+func TestFailedClickAfterAnotherPagesEvent(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			one, two := start(t, "PUSHER_URL="+upstream.PusherURL), start(t, "PUSHER_URL="+upstream.PusherURL)
+			p := newTab(t, cdn)
+			p.open(one.url, "connected")
+			arrived, release := make(chan bool), make(chan bool)
+			defer close(release)
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) { arrived <- true; <-release })
+			p.click()
+			<-arrived
+			upstream.Override(nil)
+			pushertest.Request(t, "POST", two.url+"/pusher")
+			p.wantAlert()
+			one.cmd.Process.Kill()
+			p.awaitProblem("The server can't be reached")
+		})
+	}
+}
+
+// The page reports a click without an event, even while another button's alerts keep coming.
+func TestClickWithoutEventAmongAlerts(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			io.WriteString(w, "{}") // accept the event of the click, but don't deliver it
+			return
+		}
+		upstream.ServeHTTP(w, r)
+	})
+	app := start(t, "PUSHER_URL="+upstream.PusherURL)
+	p := newTab(t, served)
+	p.open(edited(t, app.url, func(path, text string) string {
+		button := regexp.MustCompile(`(?s)<button.*</button>`).FindString(text)
+		second := regexp.MustCompile(`data-event="[^"]*"`).ReplaceAllString(button, `data-event="second"`)
+		return strings.Replace(text, button, button+second, 1)
+	}), "connected")
+	p.click()
+	p.await("!!document.querySelector('.push.away')")
+	upstream.Override(nil)
+	client, err := pusher.ClientFromURL(upstream.PusherURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel := evaluate[string](p, "document.body.dataset.channel")
+	for alerts := 0; !evaluate[bool](p, "document.getElementById('problem').textContent.includes('the event has not reached this page')"); alerts++ {
+		if alerts == 20 {
+			t.Fatal("no report after 20 alerts")
+		}
+		if err := client.Trigger(channel, "second", map[string]string{"message": "x"}); err != nil {
+			t.Fatal(err)
+		}
+		<-p.alerts
 	}
 }
 

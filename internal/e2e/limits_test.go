@@ -117,6 +117,8 @@ func TestWebSocketsPerClient(t *testing.T) {
 func TestClicksInFlightAreLimited(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	release := make(chan bool)
+	releaseAll := sync.OnceFunc(func() { close(release) })
+	defer releaseAll()
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) { <-release; io.WriteString(w, "{}") })
 	app := start(t, "PUSHER_URL="+upstream.PusherURL, "RATE_LIMIT=0")
 	var clicks pushertest.Clicks
@@ -125,7 +127,7 @@ func TestClicksInFlightAreLimited(t *testing.T) {
 		running.Go(func() { clicks.Click(app.url) })
 	}
 	pushertest.WaitFor(t, "a click to be rejected", func() bool { return clicks.Count("503 Too many clicks at once") > 0 })
-	close(release)
+	releaseAll()
 	running.Wait()
 	if ok, rejected := clicks.Count("200 ok"), clicks.Count("503 Too many clicks at once"); ok < 256 || ok+rejected != 300 {
 		t.Errorf("%v, want at least 256 ok, and the rest rejected", clicks.Responses())
