@@ -165,14 +165,19 @@ func TestClickWhileNotConnected(t *testing.T) {
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
 			t.Parallel()
-			app := start(t)
-			w := newWire(t, app.url)
+			upstream := pushertest.NewServer(t)
+			w := newWire(t, upstream.HTTP.URL)
+			app := start(t, "PUSHER_URL="+upstream.PusherURL, "PUSHER_SOCKET_URL="+strings.Replace(w.url, "http", "ws", 1))
 			p := newTab(t, cdn)
-			p.open(w.url, "connected")
+			p.open(withTimes(t, app.url, map[string]int{"EVENT_MS": 15_000}), "connected")
 			p.recordStates()
+			w.silence(true)
 			w.cut()
 			p.awaitState("lost")
 			p.click()
+			pushertest.WaitFor(t, "the event of the click", func() bool { return len(upstream.Events()) == 1 })
+			w.silence(false)
+			w.cut()
 			p.awaitReconnect()
 			p.awaitProblem("The server accepted the click while this page was not connected")
 		})
@@ -240,10 +245,14 @@ func TestClickWithoutEventAmongAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	channel := evaluate[string](p, "document.body.dataset.channel")
-	for alerts := 0; !evaluate[bool](p, "document.getElementById('problem').textContent.includes('the event has not reached this page')"); alerts++ {
-		if alerts == 20 {
-			t.Fatal("no report after 20 alerts")
+	pace := time.NewTicker(250 * time.Millisecond)
+	defer pace.Stop()
+	began := time.Now()
+	for !evaluate[bool](p, "document.getElementById('problem').textContent.includes('the event has not reached this page')") {
+		if time.Since(began) > pushertest.Timeout {
+			t.Fatal("no report, but alerts all the time")
 		}
+		<-pace.C
 		if err := client.Trigger(channel, "second", map[string]string{"message": "x"}); err != nil {
 			t.Fatal(err)
 		}
