@@ -215,7 +215,7 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 	return guard.Serve(ctx, a.log, listener, handler)
 }
 
-// trigger triggers the event in args, or a default event, and prints the result.
+// trigger triggers the event in args, with defaults for missing parts, and prints the result.
 func trigger(config settings.Settings, log *slog.Logger, args []string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)
@@ -307,7 +307,7 @@ Settings are environment variables, or NAME=value lines in .env:
   PUSHER_CLUSTER      the Channels app's cluster; overrides the cluster in PUSHER_URL or
                       app.cfg
   PUSHER_SOCKET_URL   ws[s]://HOST[:PORT] of a self-hosted server's WebSockets, if
-                      browsers can't reach the host in PUSHER_URL
+                      browsers can't reach the host in PUSHER_URL or app.cfg
   PORT                listen on this port on all network interfaces; -addr overrides it
   RATE_LIMIT          max clicks per second per client address (default 1; 0 =
                       unlimited); a burst may be ten times as large

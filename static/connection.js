@@ -230,8 +230,7 @@ export async function reportClick(request, flight) {
   turnBack(flight);
 }
 
-// explainMissingEvent returns the text for a click that the server accepted, but whose event has not
-// arrived.
+// explainMissingEvent returns the text for an accepted click whose event has not arrived.
 function explainMissingEvent(stateChanged) {
   if (page.state !== 'connected') return "The server accepted the click, but this page is not connected, so it can't show the alert. The status below says why.";
   if (stateChanged) return "The server accepted the click while this page was not connected, so it can't show the alert. Click again.";
@@ -245,14 +244,14 @@ async function whyFailed(request, flight) {
     const text = await response.text();
     console.log(text);
     if (response.ok) return '';
-    // The app's own responses have a policy; a proxy's have none.
+    // The app sets this header; a proxy's own error pages usually don't have it.
     if (response.status === 404 && response.headers.has('Content-Security-Policy')) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add it in main.go, then restart the app.`;
     // An error that is not text/plain comes from a proxy.
     const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
     return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;
   } catch (error) {
     // An open alert pauses the page's scripts, and the request can time out meanwhile.
-    const timedOut = error.name === 'TimeoutError';
+    const timedOut = error.name === 'TimeoutError' || error.name === 'AbortError'; // Chrome before 124
     if (timedOut && flight.arrived) return '';
     console.error(error);
     if (timedOut) return 'The server did not respond in time, so the event may or may not have been sent. Try again in a moment.';

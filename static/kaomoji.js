@@ -87,7 +87,7 @@ function newFlight(button) { // without a button, the kaomoji comes from outside
   return { button, flyer, arrived: false };
 }
 
-// display puts a flight's kaomoji on its button or outside the scene, in lane 0 if no lane is free.
+// display adds a flight's kaomoji to the sky, in the first free lane, or lane 0 if none is free.
 function display(flight) {
   const lane = Math.max(lanes.indexOf(undefined), 0);
   lanes[lane] = flight;

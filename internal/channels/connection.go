@@ -132,7 +132,7 @@ func (c *connection) drop() {
 	}
 	c.server.queued.Add(-int64(len(c.queue)))
 	c.queue = nil
-	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This connection reads too slowly and has lost events. Reconnect.")
+	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This client reads too slowly and may have lost events. Reconnect.")
 }
 
 // check resets the counts of received messages and bytes. It drops the connection if a write takes
@@ -267,7 +267,7 @@ func closeCode(err error) (slog.Level, ws.StatusCode, string) {
 // the client reads too few responses. It returns false if the message must be ignored.
 func (c *connection) accept(messages, bytes int64) bool {
 	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
-		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages. Reconnect later, and send fewer.")
+		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages or too much data. Reconnect later, and send less.")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

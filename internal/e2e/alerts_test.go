@@ -158,7 +158,7 @@ func TestClickWithoutEvent(t *testing.T) {
 	}
 }
 
-// If the page was not connected when the server accepted a click, the page says so, and doesn't blame
+// If the page was not connected when the server accepted a click, it says so, and doesn't blame
 // the settings.
 func TestClickWhileNotConnected(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := start(t, "PUSHER_URL="+upstream.PusherURL)
 	p := newTab(t, served)
-	p.open(app.url, "connected") // upstream is a self-hosted server to the app
+	p.open(app.url, "connected") // to the app, upstream is a self-hosted server
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "API call failed since (daily) message quota exceeded", http.StatusForbidden)
 	})

@@ -15,7 +15,7 @@ import (
 
 // Headers sets the security headers of every response. The Content-Security-Policy allows the page
 // to load pusher-js from its CDN, to connect to the origins in connect, and otherwise to use its
-// own origin only. Behind a trusted proxy with TLS, browsers must use TLS for a year (RFC 6797).
+// own origin only. If a trusted proxy reports HTTPS, browsers must use it for a year (RFC 6797).
 func Headers(trustProxy bool, connect []string, next http.Handler) http.Handler {
 	policy := "script-src 'self' https://js.pusher.com/8.6.0/; " +
 		strings.Join(append([]string{"connect-src 'self'"}, connect...), " ") + "; " +

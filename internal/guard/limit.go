@@ -12,7 +12,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-const maxClients = 1 << 14 // of RateLimit, at about 200 bytes; it forgets all when there are more
+const maxClients = 1 << 14 // clients in RateLimit, about 200 bytes each; one more resets them all
 
 // RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as
 // many (at least one), and rejects further requests with 429. All clients together are limited to
@@ -53,7 +53,7 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 	})
 }
 
-// MaxInFlight allows n concurrent requests. It rejects more with 503 instead of letting them wait.
+// MaxInFlight allows n concurrent requests. It rejects further ones with 503, without a wait.
 func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -123,7 +123,7 @@ func TestRateLimitBoundsMemory(t *testing.T) {
 		post(h, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
 	}
 	if w := post(h, first); w.Code == 429 {
-		t.Errorf("after %d other addresses: status %d, want any other", maxClients, w.Code)
+		t.Errorf("after %d other addresses: status %d, want anything else", maxClients, w.Code)
 	}
 }
 

@@ -36,7 +36,7 @@ func StopContext(parent context.Context) context.Context {
 // memory (2,340 in 512 MB, and at least 400), and to a quarter of the limit on open files. Serve
 // fails if it can't accept connections.
 func Serve(ctx context.Context, log *slog.Logger, listener net.Listener, handler http.Handler) error {
-	// A connection that sends 8 KB of tiny headers uses 150 KB, plus half as much of garbage.
+	// A connection that sends 8 KB of tiny headers uses 150 KB, plus half as much in garbage.
 	fitting := int(memory(os.DirFS("/")) / (224 << 10))
 	server := newServer(log, handler, min(max(400, fitting), FileLimit()/4))
 	served := make(chan error, 1)
@@ -91,7 +91,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 			case <-slots:
 			default:
 				log.Warn("too many open connections: closing those that have been idle longest")
-				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the next to finish
+				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the first that ends
 				<-slots
 				s.SetKeepAlivesEnabled(true)
 			}

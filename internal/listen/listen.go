@@ -11,7 +11,7 @@ import (
 
 // Explain returns an error that says why [net.Listen] failed for addr and how to fix it.
 func Explain(err error, addr string) error {
-	// The numbers are Windows's codes: there, the constants of package syscall have invented values.
+	// The numbers are Windows error codes; there, the constants in syscall have invented values.
 	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EADDRINUSE, 10048:
 		return fmt.Errorf("%s is already in use by another program: stop it, or choose another address with -addr %s", addr, NextAddr(addr))
@@ -30,7 +30,7 @@ func NextAddr(addr string) string {
 }
 
 // URLs returns the URL of the page for this machine and, if at is an unspecified address, those for
-// other devices (IPv4 only). None uses localhost: on macOS, AirPlay may listen on [::1]:5000.
+// other devices (IPv4 only). No URL has localhost: on macOS, AirPlay may listen on [::1]:5000.
 func URLs(at *net.TCPAddr) (local string, network []string) {
 	toURL := func(ip net.IP) string {
 		return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(at.Port)) + "/"

@@ -29,7 +29,7 @@ const (
 )
 
 // NewTransport returns a transport that opens up to maxCalls connections to each host. Each call
-// ends within 5 s. It fails if the status is not 2xx, or if the response is larger than 64 KB.
+// ends within 5 s, and fails if the status is not 2xx or the response is larger than 64 KB.
 func NewTransport(maxCalls int) http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -140,7 +140,7 @@ func (w *recorder) WriteHeader(status int) { w.status = status }
 func Explain(err error, server string) (status int, text string) {
 	call, ok := errors.AsType[*callError](err)
 	if !ok {
-		call = &callError{error: err, connected: true} // pusher-http-go itself refused the event
+		call = &callError{error: err, connected: true} // from pusher-http-go itself
 	}
 	status = http.StatusBadGateway
 	if call.timedOut() {
@@ -178,7 +178,7 @@ var causes = []cause{
 	{func(e *callError) bool { return e.timedOut() && !e.connected }, "{server} could not be reached in time, so the event was not sent. Check the host and port, and this machine's network, DNS and firewall."},
 	{(*callError).timedOut, "{server} did not respond in time, so it is not known whether the event was sent. Try again later, or check this machine's network and " + serverLog + "."},
 
-	// The numbers are error codes of Windows, which differ from the constants (see listen.Explain).
+	// The numbers are Windows error codes, which differ from the constants (see listen.Explain).
 	{says(`too many open files`), tooManyFiles}, // a DNS error has this text, but no code
 	{code(10024), tooManyFiles},                 // WSAEMFILE
 	{says(`^proxyconnect`), "The proxy in HTTP_PROXY or HTTPS_PROXY can't be reached, so the event was not sent. Check these environment variables, and that the proxy is running."},

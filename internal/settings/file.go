@@ -132,7 +132,7 @@ func parseLine(line string) (name, value, problem string) {
 	case m[3] == "":
 		return m[1], "", ""
 	case !valuePattern.MatchString(m[3]):
-		return m[1], "", "must have its whole value in one pair of quotes, with nothing after it but a # comment: close the quote, or use the other kind around a value that contains quotes"
+		return m[1], "", "must have its whole value in one pair of quotes, followed at most by a # comment: close the quotes, or put the other kind around a value that contains quotes"
 	}
 	values, _ := godotenv.Unmarshal(escape.Replace(line)) // its error may contain a secret
 	value, ok := values[m[1]]

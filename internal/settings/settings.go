@@ -1,5 +1,5 @@
 // Package settings reads the program's settings from the environment, .env and app.cfg. They
-// determine where events go, where the page connects, and at which address the app listens. If a
+// determine, for example, where events go and at which address the app listens. If a
 // setting is invalid, Load returns a one-line error that says where the setting is, what is wrong
 // with it and how to fix it. No error or warning contains any part of a value, because someone may
 // have pasted a secret in the wrong place.
