@@ -1,5 +1,5 @@
-// A click asks this site's server to trigger an event. Pusher delivers the event over a
-// WebSocket to every open page, including this one, and each page shows its message in an alert.
+// A click asks this site's server to trigger an event. Pusher, or the embedded
+// server, sends the event over a WebSocket to every open page, which alerts its message.
 //
 // This file contains the essential Pusher code. connection.js keeps the page connected and
 // explains errors; kaomoji.js animates the kaomoji and shows the alerts one at a time.

@@ -160,8 +160,8 @@ class Connection extends Emitter {
     this.#schedule(this.#delay(code), () => this.#open());
   }
 
-  // #delay returns how many ms to wait before the next attempt. After a close code 42xx, that is 0,
-  // unless the last attempt began less than a second ago. Otherwise it starts at one second and
+  // #delay returns how many ms to wait before the next attempt: 0 after a close code 42xx, unless
+  // the last attempt began less than a second ago. Otherwise, the wait starts at one second and
   // doubles with each failure, up to RETRY_MAX_MS. A random part is added, so that pages that lost
   // their server at the same time don't all reconnect at once.
   #delay(code) {

@@ -245,7 +245,7 @@ async function whyFailed(request, flight) {
     console.log(text);
     if (response.ok) return '';
     // The app sets this header; a proxy's own error pages usually don't have it.
-    if (response.status === 404 && response.headers.has('Content-Security-Policy')) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add it in main.go, then restart the app.`;
+    if (response.status === 404 && response.headers.has('Content-Security-Policy')) return `The server has no handler for ${new URL(response.url).pathname}. The site owner should add one in main.go, then restart the app.`;
     // An error that is not text/plain comes from a proxy.
     const plain = response.headers.get('Content-Type')?.startsWith('text/plain');
     return (plain && text.trim().slice(0, 500)) || `The server responded with status ${response.status}. Try again in a moment.`;

@@ -120,7 +120,7 @@ func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason s
 	body := ws.NewCloseFrameBody(code, reason)
 	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
 	c.SetDeadline(time.Now().Add(closeTimeout))
-	// The code is in the message, so that a log that limits repeated messages tells codes apart.
+	// The code is in the message, so that a log that limits repeats counts each code separately.
 	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
 }
 
@@ -213,7 +213,7 @@ func (c *connection) readMessages() error {
 			var text []byte
 			if text, err = io.ReadAll(frames); err == nil {
 				// Use another goroutine, because decoding JSON needs a stack of 8 KB,
-				// which this goroutine would keep as long as the connection is open.
+				// which this goroutine might keep as long as the connection is open.
 				var handled sync.WaitGroup
 				handled.Go(func() { c.handle(text) })
 				handled.Wait()

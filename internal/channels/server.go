@@ -115,8 +115,8 @@ type Server struct {
 }
 
 // New returns a running server for app. Call Close to stop it. The server logs connections,
-// subscriptions, events and rejected API requests at level debug, and clients that it refuses or
-// drops at level info. Clients can cause any number of log lines, so log should limit repeats.
+// subscriptions, events and rejected API requests at level debug; failed handshakes, and clients
+// that it refuses or drops, at level info. Clients can repeat these, so log should limit repeats.
 func New(app App, options Options, log *slog.Logger) *Server {
 	s := &Server{
 		app:         app,
@@ -360,8 +360,8 @@ func (s *Server) sweep() {
 
 // allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page
 // must be from this server's host and port or, if a browser on the same machine uses a loopback
-// address of the server, from any loopback address. Requests without an Origin are allowed, because
-// browsers always send one. The scheme is not compared: a proxy may terminate TLS.
+// address of the server, from any loopback address. Requests without an Origin are allowed:
+// only programs other than browsers omit it. The scheme is not compared: a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

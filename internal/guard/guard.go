@@ -43,7 +43,7 @@ func SameOrigin(log *slog.Logger, next http.Handler) http.Handler {
 	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.Info("cross-origin request rejected", "origin", shorten(r.Header.Get("Origin")), "host", shorten(r.Host))
 		http.Error(w, "Another site's page sent this request, or a reverse proxy changed the Host header. "+
-			"Click on this site's own page, or make the proxy forward Host unchanged.", http.StatusForbidden)
+			"Click the button on this site's own page, or make the proxy forward Host unchanged.", http.StatusForbidden)
 	}))
 	return p.Handler(next)
 }

@@ -53,7 +53,7 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 	})
 }
 
-// MaxInFlight allows n concurrent requests. It rejects further ones with 503, without a wait.
+// MaxInFlight allows n concurrent requests. It immediately rejects further ones with 503.
 func MaxInFlight(log *slog.Logger, n int, next http.Handler) http.Handler {
 	slots := make(chan struct{}, n)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

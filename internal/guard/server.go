@@ -91,7 +91,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 			case <-slots:
 			default:
 				log.Warn("too many open connections: closing those that have been idle longest")
-				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the first that ends
+				s.SetKeepAlivesEnabled(closeWaiting()) // if none waits, close the first to finish
 				<-slots
 				s.SetKeepAlivesEnabled(true)
 			}
@@ -110,7 +110,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 		}
 	}
 	s.RegisterOnShutdown(func() {
-		slots <- struct{}{}                // for the hook above, which Shutdown waits for
+		slots <- struct{}{}                // unblocks ConnState, which Shutdown waits for
 		time.Sleep(200 * time.Millisecond) // so that requests in transit can still arrive
 		for closeWaiting() {
 		}

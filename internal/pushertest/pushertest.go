@@ -75,7 +75,7 @@ type Clicks struct {
 // clickClient opens a connection for each click, so that none is left over.
 var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Click sends the app at url the request of a click. If there is no response, it counts "none".
+// Click sends the request of a click to the app at url. If there is no response, it counts "none".
 func (c *Clicks) Click(url string) {
 	response := "none"
 	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {
@@ -103,7 +103,7 @@ func (c *Clicks) Count(text string) int {
 	return n
 }
 
-// Responses returns the number of times that each response was received.
+// Responses returns how often each response was received.
 func (c *Clicks) Responses() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

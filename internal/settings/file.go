@@ -42,9 +42,9 @@ func (v setting) String() string {
 	return v.name + place
 }
 
-// identify returns the setting that v.name names, or "". It warns about unknown and misplaced
-// names; in the environment, only about those that begin with PUSHER, because others belong to
-// other programs. The warning doesn't show a name that could be a misplaced secret.
+// identify returns the name of the setting that v.name means, or "". It warns about unknown and
+// misplaced names; in the environment, only about those that begin with PUSHER, because others
+// belong to other programs. The warning doesn't show a name that could be a misplaced secret.
 func (s *Settings) identify(v setting) string {
 	name, names := v.name, envNames
 	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id

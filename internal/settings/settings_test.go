@@ -247,7 +247,7 @@ func TestConnectOrigins(t *testing.T) {
 		{nil, nil},
 		{env("PUSHER_URL", euURL), []string{"wss://ws-eu.pusher.com", "https://sockjs-eu.pusher.com"}},
 		{env("PUSHER_URL", ownURL), []string{"ws://localhost:6001"}},
-		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss:"}}, // a policy can contain no IPv6 address,
+		{env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://[::1]:80/a/b"), []string{"wss:"}}, // a policy can't contain an IPv6 address
 	} {
 		s, err := load(t, tt.env, nil)
 		if got := s.ConnectOrigins(); err != nil || !slices.Equal(got, tt.want) {
