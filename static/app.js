@@ -1,5 +1,5 @@
 // A click asks this site's server to trigger an event. Pusher, or the embedded
-// server, sends the event over a WebSocket to every open page, which alerts its message.
+// server, sends the event over a WebSocket to every open page. Each page shows it in an alert.
 //
 // This file contains the essential Pusher code. connection.js keeps the page connected and
 // explains errors; kaomoji.js animates the kaomoji and shows the alerts one at a time.
