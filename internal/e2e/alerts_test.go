@@ -223,9 +223,11 @@ func TestFailedClickAfterAnotherPagesEvent(t *testing.T) {
 func TestClickWithoutEventAmongAlerts(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
+	accepted := make(chan bool, 1)
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			io.WriteString(w, "{}") // accept the event of the click, but don't deliver it
+			accepted <- true
 			return
 		}
 		upstream.ServeHTTP(w, r)
@@ -238,7 +240,7 @@ func TestClickWithoutEventAmongAlerts(t *testing.T) {
 		return strings.Replace(text, button, button+second, 1)
 	}), "connected")
 	p.click()
-	p.await("!!document.querySelector('.push.away')")
+	<-accepted
 	upstream.Override(nil)
 	client, err := pusher.ClientFromURL(upstream.PusherURL)
 	if err != nil {
