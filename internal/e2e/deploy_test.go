@@ -234,7 +234,7 @@ func TestProcfile(t *testing.T) {
 	}
 	cmd := exec.Command(path, "start", "-p", "0")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "DYNO=web.1",
+	cmd.Env = append(os.Environ(), "DYNO=web.1", "PUSHER_CLUSTER=", "RATE_LIMIT=", "TRUST_PROXY=",
 		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",
 		"PUSHER_SOCKET_URL=ws://ws.pusherapp.com:80/app/testkey")
 	app := startCommand(t, cmd)
