@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,17 +130,25 @@ func TestEventsWithoutMessage(t *testing.T) {
 	}
 }
 
-// The page reports a click that the server accepted, but whose event does not arrive.
-func TestClickWithoutEvent(t *testing.T) {
-	t.Parallel()
-	upstream := pushertest.NewServer(t)
+// loseEvents makes upstream accept events without delivering them, and returns their number so far.
+func loseEvents(upstream *pushertest.Server) *atomic.Int32 {
+	lost := new(atomic.Int32)
 	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
-			io.WriteString(w, "{}") // accept the event, but don't deliver it
+			io.WriteString(w, "{}")
+			lost.Add(1)
 			return
 		}
 		upstream.ServeHTTP(w, r)
 	})
+	return lost
+}
+
+// The page reports a click that the server accepted, but whose event does not arrive.
+func TestClickWithoutEvent(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	loseEvents(upstream)
 	app := start(t, "PUSHER_URL="+upstream.PusherURL)
 	for _, cdn := range bothClients {
 		t.Run(cdn.String(), func(t *testing.T) {
@@ -205,11 +214,11 @@ func TestFailedClickAfterAnotherPagesEvent(t *testing.T) {
 			one, two := start(t, "PUSHER_URL="+upstream.PusherURL), start(t, "PUSHER_URL="+upstream.PusherURL)
 			p := newTab(t, cdn)
 			p.open(one.url, "connected")
-			arrived, release := make(chan bool), make(chan bool)
+			arrived, release := make(chan bool, 1), make(chan bool)
 			defer close(release)
 			upstream.Override(func(w http.ResponseWriter, r *http.Request) { arrived <- true; <-release })
 			p.click()
-			<-arrived
+			pushertest.WaitFor(t, "the request of the click", func() bool { return len(arrived) == 1 })
 			upstream.Override(nil)
 			pushertest.Request(t, "POST", two.url+"/pusher")
 			p.wantAlert()
@@ -223,15 +232,7 @@ func TestFailedClickAfterAnotherPagesEvent(t *testing.T) {
 func TestClickWithoutEventAmongAlerts(t *testing.T) {
 	t.Parallel()
 	upstream := pushertest.NewServer(t)
-	accepted := make(chan bool, 1)
-	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost {
-			io.WriteString(w, "{}") // accept the event of the click, but don't deliver it
-			accepted <- true
-			return
-		}
-		upstream.ServeHTTP(w, r)
-	})
+	lost := loseEvents(upstream)
 	app := start(t, "PUSHER_URL="+upstream.PusherURL)
 	p := newTab(t, served)
 	p.open(edited(t, app.url, func(path, text string) string {
@@ -240,13 +241,13 @@ func TestClickWithoutEventAmongAlerts(t *testing.T) {
 		return strings.Replace(text, button, button+second, 1)
 	}), "connected")
 	p.click()
-	<-accepted
+	pushertest.WaitFor(t, "the event of the click", func() bool { return lost.Load() == 1 })
 	upstream.Override(nil)
 	client, err := pusher.ClientFromURL(upstream.PusherURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	channel := evaluate[string](p, "document.body.dataset.channel")
+	sample := sampleEvent(t)
 	pace := time.NewTicker(250 * time.Millisecond)
 	defer pace.Stop()
 	began := time.Now()
@@ -255,18 +256,26 @@ func TestClickWithoutEventAmongAlerts(t *testing.T) {
 			t.Fatal("no report, but alerts all the time")
 		}
 		<-pace.C
-		if err := client.Trigger(channel, "second", map[string]string{"message": "x"}); err != nil {
+		if err := client.Trigger(sample.channel, "second", map[string]string{"message": sample.message}); err != nil {
 			t.Fatal(err)
 		}
-		<-p.alerts
+		p.wantAlert()
 	}
 }
 
 // A click whose request times out while an alert is open does not fail.
 func TestLongAlert(t *testing.T) {
 	t.Parallel()
-	for _, cdn := range bothClients {
-		t.Run(cdn.String(), func(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cdn    cdn
+		signal string // what replaces the page's AbortSignal
+	}{
+		{"with pusher-js", served, "AbortSignal.timeout(2_000)"},
+		{"fallback", blocked, "AbortSignal.timeout(2_000)"},
+		{"AbortError, as in Chrome before 124", blocked, "(() => { const c = new AbortController(); setTimeout(() => c.abort(), 2_000); return c.signal; })()"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			upstream := pushertest.NewServer(t)
 			closed := make(chan bool)
@@ -277,9 +286,9 @@ func TestLongAlert(t *testing.T) {
 				}
 			})
 			app := start(t, "PUSHER_URL="+upstream.PusherURL)
-			p := newTab(t, cdn)
+			p := newTab(t, tt.cdn)
 			p.open(edited(t, app.url, func(path, text string) string {
-				return strings.Replace(text, "AbortSignal.timeout(15_000)", "AbortSignal.timeout(2_000)", 1)
+				return strings.Replace(text, "AbortSignal.timeout(15_000)", tt.signal, 1)
 			}), "connected")
 			p.keepOpen.Lock()
 			p.do(chromedp.Evaluate[chromedp.Void]("setTimeout(() => document.querySelector('.push').click()); undefined"))

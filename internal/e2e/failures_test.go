@@ -4,6 +4,9 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -40,6 +43,27 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	}
 	p.click()
 	p.awaitProblem("The server can't be reached")
+}
+
+// The page shows a proxy's 404 as it is, and doesn't take it for a missing handler.
+func TestPageSaysThatProxyFailed(t *testing.T) {
+	target, err := url.Parse(start(t).url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			http.NotFound(w, r)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(proxy.Close)
+	p := newTab(t, served)
+	p.open(proxy.URL, "connected")
+	p.click()
+	p.awaitProblem("404 page not found")
 }
 
 // The page explains that the server doesn't know the page's key.

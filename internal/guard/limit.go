@@ -45,7 +45,7 @@ func RateLimit(log *slog.Logger, perSecond float64, client func(*http.Request) n
 			http.Error(w, "Too many clicks from your address. Wait a moment, then click again.", http.StatusTooManyRequests)
 		case !overall.Allow():
 			log.Info("click rejected: all clients together over 20 times RATE_LIMIT")
-			w.Header().Set("Retry-After", strconv.Itoa(max(1, wait/20)))
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(1/(20*perSecond)))))
 			http.Error(w, "Too many clicks from all visitors. Wait a moment, then click again.", http.StatusServiceUnavailable)
 		default:
 			next.ServeHTTP(w, r)

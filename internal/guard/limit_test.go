@@ -41,20 +41,22 @@ func TestRateLimit(t *testing.T) {
 
 // With a low limit, Retry-After says when the limit for all clients allows the next click.
 func TestRetryAfterOfAllClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := limited(0.01) // 20 clicks at once, then one every 5 s
-		for i := range 20 {
-			post(h, fmt.Sprintf("192.0.2.%d:1", i))
-		}
-		w := post(h, "192.0.2.100:1")
-		if w.Code != 503 || w.Header().Get("Retry-After") != "5" {
-			t.Fatalf("status %d, Retry-After %q, want 503 and 5", w.Code, w.Header().Get("Retry-After"))
-		}
-		time.Sleep(5 * time.Second)
-		if w := post(h, "192.0.2.101:1"); w.Code != 200 {
-			t.Errorf("5 s later: status %d, want 200", w.Code)
-		}
-	})
+	for perSecond, seconds := range map[float64]int{0.01: 5, 0.03: 2} { // a burst of 20, then 20 times perSecond
+		synctest.Test(t, func(t *testing.T) {
+			h := limited(perSecond)
+			for i := range 20 {
+				post(h, fmt.Sprintf("192.0.2.%d:1", i))
+			}
+			w := post(h, "192.0.2.100:1")
+			if w.Code != 503 || w.Header().Get("Retry-After") != fmt.Sprint(seconds) {
+				t.Fatalf("status %d, Retry-After %q, want 503 and %d", w.Code, w.Header().Get("Retry-After"), seconds)
+			}
+			time.Sleep(time.Duration(seconds) * time.Second)
+			if w := post(h, "192.0.2.101:1"); w.Code != 200 {
+				t.Errorf("%d s later: status %d, want 200", seconds, w.Code)
+			}
+		})
+	}
 }
 
 // If many clients click as fast as each is allowed to, the overall limit applies.

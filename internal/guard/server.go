@@ -81,7 +81,7 @@ func newServer(log *slog.Logger, handler http.Handler, n int) *http.Server {
 		}
 		return first != nil
 	}
-	slots := make(chan struct{}, n+1)
+	slots := make(chan struct{}, n+1) // one more for the shutdown
 	for range n {
 		slots <- struct{}{}
 	}

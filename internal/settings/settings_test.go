@@ -556,6 +556,17 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// A link to a missing app.cfg is an error, not a reason to use the embedded server.
+func TestDanglingLink(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("missing", filepath.Join(dir, "app.cfg")); err != nil {
+		t.Skip("can't create a symbolic link: ", err)
+	}
+	if s, err := Load(nil, dir); err == nil || !strings.HasPrefix(err.Error(), "app.cfg has no value for ID, KEY, SECRET") {
+		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
 // Load doesn't add the variables in .env to the process's environment.
 func TestEnvironmentUntouched(t *testing.T) {
 	t.Setenv("RATE_LIMIT", "7")
