@@ -60,8 +60,11 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	debugging := flags.Bool("debug", false, "")
 	err := flags.Parse(args)
 	command := flags.Arg(0)
+	if err == nil && command == "trigger" {
+		err = flags.Parse(flags.Args()[1:])
+	}
 	switch {
-	case slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }), command == "help":
+	case errors.Is(err, flag.ErrHelp), command == "help":
 		_, err := io.WriteString(stdout, usage)
 		return err
 	case err != nil:
@@ -82,7 +85,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return err
 	}
 	if command == "trigger" {
-		return trigger(config, log, flags.Args()[1:], stdout)
+		return trigger(config, log, flags.Args(), stdout)
 	}
 	config.Addr = cmp.Or(*addr, config.Addr)
 	a := newApp(config, log)
@@ -102,7 +105,7 @@ type app struct {
 // newApp returns an app. Without credentials in config, the app has its own embedded server.
 func newApp(config settings.Settings, log *slog.Logger) *app {
 	a := &app{settings: config, log: log}
-	transport := pusherapi.NewTransport(maxTriggers)
+	client := pusherapi.NewClient()
 	if config.Embedded() {
 		embedded := channels.App{ID: "1", Key: "local", Secret: rand.Text()}
 		a.settings.AppID, a.settings.Key, a.settings.Secret = embedded.ID, embedded.Key, embedded.Secret
@@ -111,7 +114,7 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 			options.ClientAddress = guard.ClientAddress(config.TrustProxy) // limits WebSockets, too
 		}
 		a.channels = channels.New(embedded, options, log)
-		transport = pusherapi.InProcess(a.channels)
+		client = pusherapi.InProcess(a.channels)
 	}
 	a.pusher = &pusher.Client{
 		AppID:      a.settings.AppID,
@@ -119,7 +122,7 @@ func newApp(config settings.Settings, log *slog.Logger) *app {
 		Secret:     a.settings.Secret,
 		Host:       a.settings.Host,
 		Secure:     a.settings.Secure,
-		HTTPClient: &http.Client{Transport: transport},
+		HTTPClient: client,
 	}
 	return a
 }
@@ -178,7 +181,7 @@ func (a *app) respond(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	status, text := pusherapi.Explain(err, serverName(a.settings))
-	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text}
+	attrs := []any{"status", status, "server", cmp.Or(a.pusher.Host, "embedded server"), "reason", text, "error", pusherapi.Cause(err)}
 	if id := r.Header.Get("X-Request-ID"); id != "" && a.settings.TrustProxy {
 		attrs = append(attrs, "request_id", fmt.Sprintf("%.200s", id)) // Heroku's maximum length
 	}
@@ -195,6 +198,9 @@ func (a *app) serve(ctx context.Context, stdout io.Writer) error {
 		gcPercent = 100
 	}
 	guard.LimitMemory(gcPercent)
+	if a.channels != nil && !channels.IsPublic(channel) {
+		return fmt.Errorf("the embedded Channels server has public channels only, so pages can't subscribe to %s: set PUSHER_URL, fill in app.cfg, or rename the channel in main.go", channel)
+	}
 	handler, err := a.handler()
 	if err != nil {
 		return err
@@ -221,16 +227,16 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 	copy(parts, args)
 	to, name, data := parts[0], parts[1], parts[2]
 	switch {
+	case slices.ContainsFunc(args, isFlag):
+		return errors.New("put flags before trigger")
 	case len(args) > len(parts):
 		return errors.New("trigger accepts at most three arguments, CHANNEL, EVENT and DATA: put quotes around data that contains spaces")
-	case strings.HasPrefix(to, "-") || strings.HasPrefix(name, "-"):
-		return errors.New("CHANNEL and EVENT can't begin with -: put flags before trigger")
 	case config.Embedded():
 		return errors.New("trigger needs credentials: set PUSHER_URL, or fill in app.cfg; without an account, use the PUSHER_URL that a running pusher-sample prints")
 	}
 	if err := newApp(config, log).pusher.Trigger(to, name, data); err != nil {
 		_, text := pusherapi.Explain(err, serverName(config))
-		return fmt.Errorf("%s (API host %s, credentials from %s)", text, config.Host, config.Source)
+		return fmt.Errorf("%s (API host %s, credentials from %s, error: %w)", text, config.Host, config.Source, pusherapi.Cause(err))
 	}
 	fmt.Fprintf(stdout, "%s accepted the event %s on the channel %s.\n", config.Host, name, to)
 	var fields map[string]any
@@ -243,6 +249,11 @@ func trigger(config settings.Settings, log *slog.Logger, args []string, stdout i
 		fmt.Fprintf(stdout, "The page shows an alert for this event only if a button in it has data-event=%q.\n", name)
 	}
 	return nil
+}
+
+// isFlag reports whether an argument looks like a flag. A negative number, which is JSON, does not.
+func isFlag(arg string) bool {
+	return len(arg) > 1 && arg[0] == '-' && (arg[1] < '0' || arg[1] > '9')
 }
 
 // announce logs the address of the page and the settings. If the embedded server is in use and

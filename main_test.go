@@ -236,8 +236,8 @@ func TestFailedClickShowsNoHost(t *testing.T) {
 	if text := response.Body.String(); !strings.HasPrefix(text, "The Channels server refused the connection") || strings.Contains(text, host) {
 		t.Errorf("the page shows %q", text)
 	}
-	if !strings.Contains(log.String(), "server="+host) {
-		t.Errorf("the log has no host: %s", &log)
+	if !strings.Contains(log.String(), "server="+host) || !strings.Contains(log.String(), `error="dial tcp `+host) {
+		t.Errorf("the log has no host or no original error: %s", &log)
 	}
 }
 
@@ -322,6 +322,8 @@ func TestTriggerCommand(t *testing.T) {
 		{[]string{"trigger"}, `{"channels":["test_channel"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
 		{[]string{"trigger", "a"}, `{"channels":["a"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
 		{[]string{"trigger", "a", "b", "c d"}, `{"channels":["a"],"data":"c d","name":"b"}`},
+		{[]string{"trigger", "a", "b", "-1"}, `{"channels":["a"],"data":"-1","name":"b"}`},
+		{[]string{"-debug", "trigger", "-debug", "a"}, `{"channels":["a"],"data":"{\"message\":\"hello world\"}","name":"my_event"}`},
 	}
 	for i, tt := range tests {
 		out, err := runProgram(t, env, tt.args...)
@@ -341,8 +343,9 @@ func TestTriggerCommand(t *testing.T) {
 		{"no credentials", nil, []string{"trigger"}, "trigger needs credentials"},
 		{"bad channel", env, []string{"trigger", "a b"}, "channel name is not valid"},
 		{"too large", env, []string{"trigger", "a", "b", strings.Repeat("x", 10<<10+1)}, "too large"},
-		{"flag as channel", env, []string{"trigger", "-x"}, "can't begin with -"},
-		{"flag as event", env, []string{"trigger", "a", "--x"}, "can't begin with -"},
+		{"unknown flag", env, []string{"trigger", "-x"}, "flag provided but not defined: -x"},
+		{"flag as event", env, []string{"trigger", "a", "--x"}, "put flags before trigger"},
+		{"flag at the end", env, []string{"trigger", "a", "b", "c", "-debug"}, "put flags before trigger"},
 		{"too many arguments", env, []string{"trigger", "a", "b", "c", "d"}, "put quotes around"},
 		{"wrong secret", map[string]string{"PUSHER_URL": strings.Replace(upstream.PusherURL, "testsecret", "othersecret", 1)}, []string{"trigger"}, "the secret is wrong"},
 	}
@@ -372,7 +375,7 @@ func TestCommandLine(t *testing.T) {
 		{"help", nil, []string{"-h"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
 		{"help without a dash", nil, []string{"help"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
 		{"help for trigger", map[string]string{"PUSHER_URL": "invalid"}, []string{"trigger", "-h"}, "pusher-sample trigger [CHANNEL [EVENT [DATA]]]", ""},
-		{"long help for trigger", nil, []string{"trigger", "a", "--help"}, "TRUST_PROXY", ""},
+		{"long help for trigger", nil, []string{"trigger", "--help"}, "TRUST_PROXY", ""},
 		{"port without a host", nil, []string{"-addr", "5001"}, "", "can't listen on 5001 (listen tcp: address 5001: missing port in address)"},
 		{"port too high", nil, []string{"-addr", ":99999"}, "", "can't listen on :99999 (listen tcp: address 99999: invalid port)"},
 		{"address in use", nil, []string{"-addr", taken.Addr().String()}, "", "is already in use by another program: stop it, or choose another address with -addr 127.0.0.1:"},
@@ -456,7 +459,7 @@ func TestTriggerWarnsAboutEvents(t *testing.T) {
 	}
 }
 
-// A failed trigger names the source of its credentials and the host that it called. Misspelled
+// A failed trigger names the source of its credentials, the host that it called, and the original error. Misspelled
 // settings are logged.
 func TestFailedTriggerNamesItsSettings(t *testing.T) {
 	upstream := pushertest.NewServer(t)
@@ -467,10 +470,10 @@ func TestFailedTriggerNamesItsSettings(t *testing.T) {
 		file, text string
 		log, want  string
 	}{
-		{map[string]string{"PUSHER_URL": upstream.PusherURL}, "", "", "", "credentials from PUSHER_URL)"},
-		{nil, ".env", "PUSHER_URL=" + upstream.PusherURL + "\nPUSHER_CLUSTR=eu", "PUSHER_CLUSTR in .env line 2 is not a setting", "credentials from PUSHER_URL in .env)"},
-		{nil, "app.cfg", "ID=1\nKEY=k\nSECRET=othersecret\nHOST=" + host + "\nCLUSTR=eu", "CLUSTR in app.cfg line 5 is not a setting", "credentials from app.cfg)"},
-		{map[string]string{"PUSHER_URL": upstream.PusherURL}, "app.cfg", "", "app.cfg is ignored, because PUSHER_URL is set", "credentials from PUSHER_URL)"},
+		{map[string]string{"PUSHER_URL": upstream.PusherURL}, "", "", "", "credentials from PUSHER_URL, "},
+		{nil, ".env", "PUSHER_URL=" + upstream.PusherURL + "\nPUSHER_CLUSTR=eu", "PUSHER_CLUSTR in .env line 2 is not a setting", "credentials from PUSHER_URL in .env, "},
+		{nil, "app.cfg", "ID=1\nKEY=k\nSECRET=othersecret\nHOST=" + host + "\nCLUSTR=eu", "CLUSTR in app.cfg line 5 is not a setting", "credentials from app.cfg, "},
+		{map[string]string{"PUSHER_URL": upstream.PusherURL}, "app.cfg", "", "app.cfg is ignored, because PUSHER_URL is set", "credentials from PUSHER_URL, "},
 	}
 	for _, tt := range tests {
 		t.Chdir(t.TempDir())
@@ -481,7 +484,7 @@ func TestFailedTriggerNamesItsSettings(t *testing.T) {
 		}
 		var log bytes.Buffer
 		err := run(t.Context(), []string{"trigger"}, environ(tt.env), io.Discard, io.MultiWriter(&log, pushertest.Log(t)))
-		if err == nil || !strings.HasSuffix(err.Error(), "(API host "+host+", "+tt.want) || strings.Contains(err.Error(), "secret") {
+		if err == nil || !strings.HasSuffix(err.Error(), "(API host "+host+", "+tt.want+"error: dial tcp "+host+": connect: connection refused)") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: got %v, want %s", tt.file, err, tt.want)
 		}
 		if !strings.Contains(log.String(), tt.log) || tt.log == "" && log.Len() > 0 {

@@ -9,6 +9,10 @@ const RETRY_MAX_MS = 10_000; // the longest wait before a later attempt, without
 class Emitter {
   #callbacks = new Map();
 
+  constructor(name) {
+    this.name = name;
+  }
+
   bind(event, callback) {
     this.#callbacks.set(event, [...(this.#callbacks.get(event) ?? []), callback]);
     return this;
@@ -37,7 +41,7 @@ export class Pusher {
 
   subscribe(name) {
     if (!this.#channels.has(name)) {
-      this.#channels.set(name, new Emitter());
+      this.#channels.set(name, new Emitter(name));
       if (this.connection.state === 'connected') this.#subscribe(name);
     }
     return this.#channels.get(name);

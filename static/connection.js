@@ -97,7 +97,7 @@ export function watchConnection(pusher, channel) {
   const { connection } = pusher;
   let subscribed = false;
   let everSubscribed = false;
-  let rejection; // why the server closed the last connection: { code, message }
+  let rejection; // why the server closed the last connection, or rejected the subscription to a channel: { code, message, channel }
   let pongTimer;
 
   // A page receives events only once it is subscribed.
@@ -106,14 +106,16 @@ export function watchConnection(pusher, channel) {
     rejection = undefined;
     update();
   });
+  channel.bind('pusher:subscription_error', ({ error, status }) => rejectSubscription({ message: error ?? `status ${status}` }));
   connection.bind('error', (error) => {
-    // A close code is in error.error. The data of a pusher:error message is in error.data, and
-    // matters only while the page is not subscribed.
-    const data = error?.error?.data ?? (subscribed ? undefined : error?.data);
-    if (!data?.code) return;
-    // A 42xx code only asks the page to reconnect, which it does anyway.
-    rejection = data.code >= 4000 && Math.floor(data.code / 100) !== 42 ? data : undefined;
-    noteLoss();
+    const closed = error?.error?.data; // a close code; error.data has the data of a pusher:error message
+    if (closed?.code) {
+      // A 42xx code only asks the page to reconnect, which it does anyway.
+      rejection = closed.code >= 4000 && Math.floor(closed.code / 100) !== 42 ? closed : undefined;
+      noteLoss();
+    } else if (error?.data && !subscribed) {
+      rejectSubscription(error.data);
+    }
   });
   // pusher-js stays in the state "connected" during the second before it reconnects.
   connection.bind('connecting_in', noteLoss);
@@ -133,6 +135,11 @@ export function watchConnection(pusher, channel) {
 
   function noteLoss() {
     subscribed = false;
+    update();
+  }
+
+  function rejectSubscription({ code, message }) {
+    rejection = { code, message, channel: channel.name };
     update();
   }
 
@@ -185,19 +192,24 @@ export function watchConnection(pusher, channel) {
 }
 
 function explainUnavailable() {
+  const { protocol, host } = serverURL();
+  if (location.protocol === 'https:' && protocol === 'ws:') {
+    return `A page that was loaded over HTTPS can connect only to a wss:// address, but the server's address is ws://${host}. The site owner should set PUSHER_SOCKET_URL to a wss:// address.`;
+  }
   const origin = isHosted() ? '' : `, or the server might not accept pages from ${location.origin}`;
-  return `Can't connect to ${serverURL().host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. Try another network or browser. If that doesn't help, the site owner should check the server's address.`;
+  return `Can't connect to ${host}. A proxy, a firewall or a browser extension may be blocking WebSockets${origin}. Still trying. Try another network or browser. If that doesn't help, the site owner should check the server's address.`;
 }
 
-// explainRejection returns the state and the text to show for a Channels close code.
-function explainRejection({ code, message }) {
-  const server = isHosted() ? `the cluster ${page.cluster}` : 'the server';
-  const reason = message ? `code ${code}: ${String(message).slice(0, 200).replace(/\.$/, '')}` : `code ${code}`;
-  if (code === 4001) return ['refused', `Refused (code 4001): this page's app key is unknown to ${server}. The site owner should check the app's settings, restart the app, and reload this page.`];
-  if (code === 4004) return ['refused', "Refused (code 4004): the app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan."];
-  if (code === 4009) return ['refused', `Refused (code 4009): the server might not accept pages from ${location.origin}. The site owner should check which origins it accepts and, behind a reverse proxy, that the proxy keeps the Host header.`];
-  if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now (${reason}). Trying again…`];
-  return ['refused', `Refused (${reason}). Reload to try again. If that doesn't help, the site owner should look up this code in Pusher's documentation.`];
+// explainRejection returns the state and the text to show for a Channels close code, or for a
+// rejected subscription: the server's own words first, then advice if the code says what to do.
+function explainRejection({ code, message, channel }) {
+  const words = message ? `: ${String(message).trim().slice(0, 200).replace(/([^.?!])$/, '$1.')}` : '.';
+  const reason = code ? ` (code ${code})${words}` : words;
+  if (channel) return ['refused', `The server rejected the subscription to ${channel}${reason}`];
+  if (code === 4001) return ['refused', `Refused${reason} The server doesn't know this page's app key. The site owner should check the app's settings, restart the app, and reload this page.`];
+  if (code === 4004) return ['refused', `Refused${reason} The app is over its connection quota. Close other pages, then reload this one. If that doesn't help, the site owner needs a larger Pusher plan.`];
+  if (code >= 4100 && code < 4200) return ['busy', `The server isn't accepting connections right now${reason} Trying again…`];
+  return ['refused', `Refused${reason} Reload to try again. If that doesn't help, the site owner should look up this code in the server's documentation.`];
 }
 
 function show(state, text) {

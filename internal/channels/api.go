@@ -152,6 +152,12 @@ var (
 	socketID    = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 )
 
+// IsPublic reports whether a channel needs no authorization, as the prefix of its name says. The server has only such
+// channels.
+func IsPublic(channel string) bool {
+	return !strings.HasPrefix(channel, "private-") && !strings.HasPrefix(channel, "presence-")
+}
+
 func validChannel(name string) bool {
 	return len(name) <= maxChannelName && channelName.MatchString(name)
 }

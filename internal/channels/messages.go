@@ -49,7 +49,7 @@ func (c *connection) handleSubscription(in incoming) {
 		c.sendError(nil, invalidChannel(name))
 	case in.Event == "pusher:unsubscribe":
 		c.server.unsubscribe(c, name)
-	case strings.HasPrefix(name, "private-") || strings.HasPrefix(name, "presence-"):
+	case !IsPublic(name):
 		c.sendError(codeUnauthorized, "This server has public channels only: for private and presence channels, use Pusher or another Channels server.")
 	default:
 		c.server.subscribe(c, name)

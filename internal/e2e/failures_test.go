@@ -73,7 +73,7 @@ func TestPageSaysThatKeyIsUnknown(t *testing.T) {
 	for _, cdn := range bothClients {
 		p := newTab(t, cdn)
 		p.open(app.url, "refused")
-		p.await("document.getElementById('status').textContent.includes('4001')")
+		p.await("document.getElementById('status').textContent.includes('Refused (code 4001): App key \"otherkey\" not in this cluster. Did you forget to specify the cluster? The server')")
 	}
 }
 
@@ -86,9 +86,9 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 		state, text string
 	}{
 		{4004, "refused", "over its connection quota"},
-		{4100, "busy", "isn't accepting connections right now (code 4100: no)"},
-		{4123, "busy", "(code 4123: no)"},
-		{4009, "refused", "might not accept pages from"},
+		{4100, "busy", "isn't accepting connections right now (code 4100): no. Trying"},
+		{4123, "busy", "(code 4123): no."},
+		{4009, "refused", "Refused (code 4009): no. Reload"},
 	} {
 		upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
 		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
@@ -109,6 +109,47 @@ func TestPageExplainsCloseCodes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The page shows why the server rejected its subscription: in the server's words or, if pusher-js got no authorization
+// for a private channel, in those of pusher-js.
+func TestPageSaysThatSubscriptionIsRejected(t *testing.T) {
+	app := start(t)
+	for _, tt := range []struct {
+		channel string
+		library cdn
+		text    string
+	}{
+		{"a b", served, `The server rejected the subscription to a b: Invalid channel name "a b": use 1 to 164`},
+		{"a b", blocked, `The server rejected the subscription to a b: Invalid channel name "a b": use 1 to 164`},
+		{"private-a", served, "The server rejected the subscription to private-a: Unable to retrieve auth string"},
+		{"private-a", blocked, "The server rejected the subscription to private-a (code 4009): This server has public channels only: for private"},
+	} {
+		t.Run(tt.channel+" "+tt.library.String(), func(t *testing.T) {
+			attribute := fmt.Sprintf("data-channel=%q", sampleEvent(t).channel)
+			url := edited(t, app.url, func(path, text string) string {
+				return strings.Replace(text, attribute, fmt.Sprintf("data-channel=%q", tt.channel), 1)
+			})
+			p := newTab(t, tt.library)
+			p.open(url, "refused")
+			p.await(fmt.Sprintf("document.getElementById('status').textContent.includes(%q)", tt.text))
+		})
+	}
+}
+
+// A page that was loaded over HTTPS can't connect to a ws:// address, and says so.
+func TestPageSaysThatHTTPSNeedsWSS(t *testing.T) {
+	t.Parallel()
+	upstream := pushertest.NewServer(t)
+	app := start(t, "PUSHER_URL="+upstream.PusherURL, "TRUST_PROXY=1")
+	target, err := url.Parse(withTimes(t, app.url, map[string]int{"UNAVAILABLE_MS": 500}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := pushertest.NewTLSServer(t, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }})
+	p := newTab(t, blocked)
+	p.open(page.URL, "blocked")
+	p.await(fmt.Sprintf("document.getElementById('status').textContent.includes('can connect only to a wss:// address, but the server\\'s address is ws://%s. The site owner should set PUSHER_SOCKET_URL')", upstream.HTTP.Listener.Addr()))
 }
 
 // If WebSockets are blocked and there is no other transport, the page says so.

@@ -5,9 +5,6 @@ package e2e
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -188,18 +185,29 @@ func TestReadmeProxy(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the configuration is for Debian; other systems have only one loopback address")
 	}
-	path, err := exec.LookPath("nginx")
-	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/nginx") // often not in PATH
-	}
-	if err != nil {
-		skip(t, nginx, err)
-	}
 	block := find(t, "(?s)\n```nginx\n(.*?)```", readme(t))[0]
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {
 			app := start(t, "TRUST_PROXY=1", "RATE_LIMIT=0.001") // one click per client
-			address := startNginx(t, path, block, scheme, strings.TrimPrefix(app.url, "http://"))
+			address := freeAddress(t)
+			site := block
+			replace := func(old, new string) {
+				if strings.Count(site, old) != 1 {
+					t.Fatalf("%s does not occur exactly once in:\n%s", old, site)
+				}
+				site = strings.Replace(site, old, new, 1)
+			}
+			replace("http://127.0.0.1:5000;", app.url+";")
+			if scheme == "http" { // as the README says for plain HTTP
+				site = regexp.MustCompile(`(?m)^.*ssl.*\n`).ReplaceAllString(site, "")
+				replace("listen 80;", "listen "+address+";")
+			} else {
+				replace("listen 80;", "")
+				replace("listen 443 ssl;", "listen "+address+" ssl;")
+				replace("/etc/ssl/certs/example.org.pem", "certificate")
+				replace("/etc/ssl/private/example.org.key", "key")
+			}
+			startNginx(t, site, address)
 			url := scheme + "://" + address
 
 			resp, text := requestFrom(t, "127.0.0.1", "GET", url+"/")
@@ -248,86 +256,4 @@ func requestFrom(t testing.TB, address, method, url string) (*http.Response, str
 		t.Fatal(err)
 	}
 	return resp, string(text)
-}
-
-// startNginx starts nginx with a site's configuration, on a free port instead of 80 or
-// 443, and returns its address.
-func startNginx(t *testing.T, path, site, scheme, upstream string) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
-
-	dir := t.TempDir()
-	certificate, err := pushertest.Certificate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	replace := func(old, new string) {
-		if strings.Count(site, old) != 1 {
-			t.Fatalf("%s does not occur exactly once in:\n%s", old, site)
-		}
-		site = strings.Replace(site, old, new, 1)
-	}
-	replace("http://127.0.0.1:5000;", "http://"+upstream+";")
-	if scheme == "http" { // as the README says for plain HTTP
-		site = regexp.MustCompile(`(?m)^.*ssl.*\n`).ReplaceAllString(site, "")
-		replace("listen 80;", "listen "+address+";")
-	} else {
-		replace("listen 80;", "")
-		replace("listen 443 ssl;", "listen "+address+" ssl;")
-		replace("/etc/ssl/certs/example.org.pem", filepath.Join(dir, "certificate"))
-		replace("/etc/ssl/private/example.org.key", filepath.Join(dir, "key"))
-	}
-	// A minimal replacement for Debian's nginx.conf, with one process and one folder.
-	config := "daemon off; master_process off; pid nginx.pid; error_log stderr; events {} http { access_log off;\n"
-	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		config += kind + "_temp_path temp;\n"
-	}
-	if err := errors.Join(
-		os.WriteFile(filepath.Join(dir, "certificate"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}), 0o600),
-		os.WriteFile(filepath.Join(dir, "key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600),
-		os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(config+site+"}\n"), 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-
-	var log bytes.Buffer
-	cmd := exec.Command(path, "-p", dir, "-c", "nginx.conf", "-e", "stderr")
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan bool)
-	go func() {
-		cmd.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-ended
-		if t.Failed() {
-			t.Logf("the log of nginx: %s", &log)
-		}
-	})
-	pushertest.WaitFor(t, "nginx to listen", func() bool {
-		select {
-		case <-ended:
-			t.Fatal("nginx did not start")
-		default:
-		}
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
-	return address
 }

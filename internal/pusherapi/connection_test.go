@@ -27,8 +27,9 @@ func serve(t *testing.T, server *http.Server, delay time.Duration) http.RoundTri
 	listener := make(pipe.Listener)
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
-	transport := NewTransport(1)
-	t.Cleanup(transport.(limitedTransport).next.(*http.Transport).CloseIdleConnections)
+	transport := newTransport()
+	transport.next.MaxConnsPerHost = 1
+	t.Cleanup(transport.next.CloseIdleConnections)
 	return withDial(transport, func(context.Context, string, string) (net.Conn, error) {
 		client, near := net.Pipe()
 		far := listener.Dial()

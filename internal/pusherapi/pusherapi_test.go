@@ -5,13 +5,18 @@ package pusherapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,7 +43,7 @@ func newClient(url string, transport http.RoundTripper) *pusher.Client {
 
 // trigger triggers an event with a new transport.
 func trigger(url string) error {
-	return newClient(url, NewTransport(1)).Trigger("c", "e", "d")
+	return newClient(url, newTransport()).Trigger("c", "e", "d")
 }
 
 // wantExplained checks that err is not nil, and that Explain explains it, for two server names,
@@ -94,6 +99,7 @@ func TestErrorStatus(t *testing.T) {
 		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
 		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
 		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
+		{"web server without the API", 404, "<html>404 Not Found</html>", "or is not a Channels server (status 404)"},
 		{"another server", 405, "Method Not Allowed", "(status 405). Check the credentials"},
 		{"another server's page", 200, "<html>", "not come from the HTTP API"},
 		{"no body", 200, "", "not come from the HTTP API"},
@@ -128,7 +134,7 @@ func TestInProcess(t *testing.T) {
 		}
 		w.WriteHeader(status)
 		io.WriteString(w, "{}")
-	})))
+	})).Transport)
 	if err := client.Trigger("c", "e", "d"); err != nil {
 		t.Error(err)
 	}
@@ -162,12 +168,30 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// Explain also explains events that pusher-http-go refuses to send.
+// Explain also explains events that pusher-http-go refuses to send, with its own text if it knows no better one. The
+// log has that text.
 func TestRefusedByClient(t *testing.T) {
-	client := newClient("http://x", InProcess(http.NotFoundHandler()))
-	wantExplained(t, client.Trigger("ä", "e", "d"), 502, "The channel name is not valid")
-	wantExplained(t, client.Trigger("c", "e", strings.Repeat("x", 10<<10+1)), 502, "Send at most 10 KB of data")
-	wantExplained(t, client.Trigger("private-encrypted-c", "e", "d"), 502, "need an encryption master key")
+	client := newClient("http://x", inProcess{http.NotFoundHandler()})
+	socketID := "1"
+	_, badSocket := client.TriggerWithParams("c", "e", "d", pusher.TriggerParams{SocketID: &socketID})
+	for _, tt := range []struct {
+		err       error
+		want, log string
+	}{
+		{client.Trigger("ä", "e", "d"), "The channel name is not valid", "channels' names are invalid"},
+		{client.Trigger("c", "e", strings.Repeat("x", 10<<10+1)), "Send at most 10 KB of data", "10241 bytes"},
+		{client.Trigger("private-encrypted-c", "e", "d"), "need an encryption master key", "No master encryption key"},
+		{client.Trigger("c", "e", make(chan int)), "can't be encoded as JSON (json: unsupported type: chan int), so the event was not sent", "chan int"},
+		{client.Trigger("c", "e", math.Inf(1)), "can't be encoded as JSON (json: unsupported value: +Inf)", "+Inf"},
+		{client.Trigger("c", "e", json.RawMessage("x")), "can't be encoded as JSON", "RawMessage"},
+		{badSocket, "two numbers with a dot between them", "socket_id invalid"},
+		{client.TriggerMulti(make([]string, 101), "e", "d"), "The event was not sent: You cannot trigger on more than 100 channels at once.", "100 channels"},
+	} {
+		wantExplained(t, tt.err, 500, tt.want)
+		if cause := Cause(tt.err).Error(); !strings.Contains(cause, tt.log) {
+			t.Errorf("the log has %q, want %q", cause, tt.log)
+		}
+	}
 }
 
 // If a call gets no connection, the explanation names the cause, and says that the event was
@@ -179,28 +203,26 @@ func TestNoConnection(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	failing := func(err error) http.RoundTripper {
-		return withDial(NewTransport(1), func(context.Context, string, string) (net.Conn, error) {
+		return withDial(newTransport(), func(context.Context, string, string) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 		})
 	}
 	code := func(errno syscall.Errno) http.RoundTripper { return failing(os.NewSyscallError("connect", errno)) }
-	trusting := func(now time.Time, host string) http.RoundTripper {
-		transport := NewTransport(1)
+	checking := func(now time.Time, host string) http.RoundTripper {
+		transport := newTransport()
 		config := secure.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		config.Time = func() time.Time { return now }
 		config.ServerName = host
-		transport.(limitedTransport).next.(*http.Transport).TLSClientConfig = config
+		transport.next.TLSClientConfig = config
 		return transport
 	}
-	proxied := NewTransport(1)
-	proxied.(limitedTransport).next.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
 	tests := []struct {
 		name      string
 		url       string
 		transport http.RoundTripper
 		want      string
 	}{
-		{"refused", closed.URL, NewTransport(1), "refused the connection, so the event was not sent"},
+		{"refused", closed.URL, newTransport(), "refused the connection, so the event was not sent"},
 		{"refused, by the code on Windows", "http://x", code(10061), "refused the connection, so the event was not sent"},
 		{"unknown host", "http://x", failing(&net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), "could not be resolved, so the event was not sent"},
 		{"network unreachable", "http://x", code(syscall.ENETUNREACH), "can't be reached from this machine's network, so the event was not sent"},
@@ -210,13 +232,14 @@ func TestNoConnection(t *testing.T) {
 		{"no descriptor", "http://x", code(syscall.EMFILE), "too many files and connections open, so the event was not sent"},
 		{"no descriptor for DNS", "http://x", failing(&net.DNSError{Err: "dial udp: socket: too many open files", Name: "x"}), "too many files and connections open"},
 		{"no descriptor, by the code on Windows", "http://x", code(10024), "too many files and connections open"},
-		{"proxy that is down", "https://api-eu.pusher.com", proxied, "The proxy in HTTP_PROXY or HTTPS_PROXY can't be reached, so the event was not sent"},
+		{"proxy that is down", "https://api-eu.pusher.com", throughProxy(closed.URL), "The proxy in HTTPS_PROXY can't be reached, so the event was not sent"},
+		{"plain HTTP through a proxy that is down", "http://api-eu.pusher.com", throughProxy(closed.URL), "The proxy in HTTP_PROXY can't be reached, so the event was not sent"},
 		{"another error", "http://x", failing(io.EOF), "could not be established, so the event was not sent"},
-		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), NewTransport(1), "http in PUSHER_URL or SECURE = False in app.cfg"},
-		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), NewTransport(1), "https in PUSHER_URL, or SECURE = True in app.cfg"},
-		{"unknown authority", secure.URL, NewTransport(1), "signed by an unknown authority, so the event was not sent"},
-		{"expired certificate", secure.URL, trusting(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
-		{"certificate of another host", secure.URL, trusting(time.Now(), "elsewhere.test"), "for another host name, so the event was not sent"},
+		{"TLS to a plain port", strings.Replace(plain.URL, "http:", "https:", 1), newTransport(), "http in PUSHER_URL or SECURE = False in app.cfg"},
+		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), newTransport(), "https in PUSHER_URL, or SECURE = True in app.cfg"},
+		{"unknown authority", secure.URL, newTransport(), "signed by an unknown authority, so the event was not sent"},
+		{"expired certificate", secure.URL, checking(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
+		{"certificate of another host", secure.URL, checking(time.Now(), "elsewhere.test"), "for another host name, so the event was not sent"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -225,54 +248,240 @@ func TestNoConnection(t *testing.T) {
 	}
 }
 
-// After a connection has died silently, only the calls over it time out. Over HTTP/2, all calls
-// would share the dead connection.
-func TestDeadConnectionIsNotReused(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") }))
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	var first *silencer
-	transport := withDial(NewTransport(1), func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := net.Dial(network, addr)
-		if err == nil && first == nil {
-			first = &silencer{Conn: conn}
-			return first, nil
-		}
-		return conn, err
-	})
-	config := server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-	config.NextProtos = nil
-	transport.(limitedTransport).next.(*http.Transport).TLSClientConfig = config
-	client := newClient(server.URL, transport)
-	if err := client.Trigger("c", "e", "d"); err != nil {
-		t.Fatal(err)
-	}
-	first.silent.Store(true)
-	wantExplained(t, client.Trigger("c", "e", "d"), 504, "did not respond in time")
-	if err := client.Trigger("c", "e", "d"); err != nil {
-		t.Errorf("the call after the timeout: %v", err)
+// trusting returns a transport that trusts a test server's certificate and is otherwise the program's: replacing its
+// TLS configuration would hide which protocols it offers.
+func trusting(server *httptest.Server) transport {
+	transport := newTransport()
+	transport.next.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	return transport
+}
+
+// secureServers calls test with a server that supports HTTP/2 and one that does not.
+func secureServers(t *testing.T, test func(t *testing.T, server *httptest.Server, protocols func() []string)) {
+	for _, http2 := range []bool{true, false} {
+		t.Run(fmt.Sprint("HTTP/2 ", http2), func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var seen []string
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				seen = append(seen, r.Proto)
+				mu.Unlock()
+				io.WriteString(w, "{}")
+			}))
+			server.EnableHTTP2 = http2
+			server.StartTLS()
+			t.Cleanup(server.Close)
+			resp, err := server.Client().Get(server.URL)
+			if err != nil || (resp.ProtoMajor == 2) != http2 {
+				t.Fatalf("the server doesn't speak the expected protocol: %v %v", resp, err)
+			}
+			resp.Body.Close()
+			test(t, server, func() []string {
+				mu.Lock()
+				defer mu.Unlock()
+				return seen[1:]
+			})
+		})
 	}
 }
 
-// silencer is a connection that can stop sending without an error.
+// Calls over HTTPS work whether or not the server supports HTTP/2, directly and through a CONNECT proxy.
+func TestHTTPS(t *testing.T) {
+	secureServers(t, func(t *testing.T, server *httptest.Server, protocols func() []string) {
+		direct, proxied := trusting(server), trusting(server)
+		proxied.next.Proxy = proxyTo(newProxy(t, 0))
+		for name, transport := range map[string]transport{"direct": direct, "through a proxy": proxied} {
+			for range 3 {
+				if err := newClient(server.URL, transport).Trigger("c", "e", "d"); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+		if got := protocols(); len(got) != 6 || slices.ContainsFunc(got, func(p string) bool { return p != "HTTP/1.1" }) {
+			t.Errorf("the server received %v, want 6 calls over HTTP/1.1", got)
+		}
+	})
+}
+
+// If all idle connections have died silently, one call times out, and the next ones use new connections. Over HTTP/2,
+// all calls would share a dead connection.
+func TestDeadConnections(t *testing.T) {
+	secureServers(t, func(t *testing.T, server *httptest.Server, _ func() []string) {
+		const connections = 4
+		var mu sync.Mutex
+		var open []*silencer
+		all := make(chan bool)
+		transport := withDial(trusting(server), func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := net.Dial(network, addr)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || len(open) == connections {
+				return conn, err
+			}
+			open = append(open, &silencer{Conn: conn, start: all})
+			if len(open) == connections {
+				close(all)
+			}
+			return open[len(open)-1], nil
+		})
+		client := newClient(server.URL, transport)
+		var calls sync.WaitGroup
+		for range connections {
+			calls.Go(func() {
+				if err := client.Trigger("c", "e", "d"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		for _, conn := range open {
+			conn.silent.Store(true)
+		}
+		wantExplained(t, client.Trigger("c", "e", "d"), 504, "did not respond in time")
+		for range 3 {
+			if err := client.Trigger("c", "e", "d"); err != nil {
+				t.Errorf("a call after the timeout: %v", err)
+			}
+		}
+	})
+}
+
+// silencer is a connection that waits for start before it sends, and can stop sending without an error.
 type silencer struct {
 	net.Conn
+	start  chan bool
 	silent atomic.Bool
 }
 
 func (s *silencer) Write(b []byte) (int, error) {
+	<-s.start
 	if s.silent.Load() {
 		return len(b), nil
 	}
 	return s.Conn.Write(b)
 }
 
-// withDial replaces the dial function of a transport from NewTransport, and returns the transport.
-func withDial(transport http.RoundTripper, dial func(ctx context.Context, network, addr string) (net.Conn, error)) http.RoundTripper {
-	transport.(limitedTransport).next.(*http.Transport).DialContext = dial
+// withDial replaces the dial function of a transport, and returns the transport.
+func withDial(transport transport, dial func(ctx context.Context, network, addr string) (net.Conn, error)) transport {
+	transport.next.DialContext = dial
 	return transport
+}
+
+// proxyTo returns a function for http.Transport.Proxy. [http.ProxyFromEnvironment] reads the environment only once,
+// and never returns a proxy for loopback addresses.
+func proxyTo(address string) func(*http.Request) (*url.URL, error) {
+	return func(*http.Request) (*url.URL, error) { return url.Parse(address) }
+}
+
+func throughProxy(address string) transport {
+	transport := newTransport()
+	transport.next.Proxy = proxyTo(address)
+	return transport
+}
+
+// newProxy starts a proxy that connects to any host, or refuses all requests with a status, and returns its URL.
+func newProxy(t *testing.T, refusal int) string {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refusal != 0 {
+			http.Error(w, "<b>not through this proxy</b>", refusal)
+			return
+		}
+		server, err := net.Dial("tcp", r.Host)
+		if err != nil || r.Method != http.MethodConnect {
+			t.Errorf("%s %s: %v", r.Method, r.Host, err)
+			return
+		}
+		client, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() {
+			io.Copy(client, server)
+			client.Close()
+		}()
+		io.Copy(server, client)
+		server.Close()
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.URL
+}
+
+// If a proxy refuses a call, the explanation names the environment variable and the status.
+func TestProxyRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		url    string
+		status int
+		want   string
+	}{
+		{"https://api-eu.pusher.com", 407, "The proxy in HTTPS_PROXY requires a user name and a password (status 407), so the event was not sent"},
+		{"https://api-eu.pusher.com", 403, "The proxy in HTTPS_PROXY did not connect to "},
+		{"https://api-eu.pusher.com", 503, "(status 503), so the event was not sent"},
+		{"http://example.org", 407, "The proxy in HTTP_PROXY requires a user name and a password (status 407), so the event was not sent"},
+		{"http://example.org", 403, " or the proxy in HTTP_PROXY responded with status 403"},
+		{"http://example.org", 503, " or the proxy in HTTP_PROXY responded with status 503, so it is not known whether the event was sent"},
+	} {
+		t.Run(fmt.Sprint(tt.url, " ", tt.status), func(t *testing.T) {
+			err := newClient(tt.url, throughProxy(newProxy(t, tt.status))).Trigger("c", "e", "d")
+			wantExplained(t, err, 502, tt.want)
+			if cause := Cause(err).Error(); !strings.Contains(cause, fmt.Sprint(tt.status)) {
+				t.Errorf("the log has %q, want the status", cause)
+			}
+		})
+	}
+}
+
+// The explanation names the variable that net/http reads: the one in lower case counts if the other is empty.
+func TestProxyVariable(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "")
+	t.Setenv("https_proxy", "http://proxy.example")
+	err := newClient("https://api-eu.pusher.com", throughProxy(newProxy(t, 403))).Trigger("c", "e", "d")
+	wantExplained(t, err, 502, "The proxy in https_proxy did not connect")
+}
+
+// If a call gets no connection, and the proxy in the environment is not a URL, the explanation says so first.
+func TestProxyIsNotURL(t *testing.T) {
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	for value, malformed := range map[string]bool{
+		"http://user:50%off@proxy.example:8080": true,
+		"http://proxy.example:port":             true,
+		"proxy.example:8080":                    false,
+		"http://proxy.example":                  false,
+		"":                                      false,
+	} {
+		t.Setenv("HTTP_PROXY", value)
+		err := trigger(closed.URL)
+		_, text := Explain(err, "Pusher")
+		if got := strings.HasPrefix(text, "The environment variable HTTP_PROXY is not a URL: set it to HOST:PORT, or remove it. Pusher refused the connection"); got != malformed || strings.Contains(text, "50%") {
+			t.Errorf("HTTP_PROXY=%s: %s", value, text)
+		}
+	}
+}
+
+// The error for the log has the status and the response, but no URL, key or signature.
+func TestCause(t *testing.T) {
+	const key = "278d425bdf160c739803"
+	quote := func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		http.Error(w, fmt.Sprintf("Invalid signature of %q for %s: %s %s", r.Method+"\n"+r.URL.Path+"\n"+r.URL.RawQuery, key, r.URL.Query().Get("auth_signature"), body), 401)
+	}
+	drop := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
+	for want, handler := range map[string]http.HandlerFunc{"status 401: \"Invalid signature of": quote, "EOF": drop} {
+		server := httptest.NewServer(handler)
+		defer server.Close()
+		client := newClient(server.URL, newTransport())
+		client.Key = key
+		cause := Cause(client.Trigger("c", "e", "d")).Error()
+		if !strings.Contains(cause, want) {
+			t.Errorf("got %q, want %q in it", cause, want)
+		}
+		if leak := regexp.MustCompile(key + `|auth_|body_md5|[0-9a-f]{32}|` + secret).FindString(cause); leak != "" {
+			t.Errorf("%q is in %q", leak, cause)
+		}
+	}
 }
 
 // The number of simultaneous dials is limited like that of calls, even if each dial takes a
@@ -281,7 +490,7 @@ func TestDialsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 10
 		var dialing atomic.Int32
-		transport := withDial(NewTransport(most), func(context.Context, string, string) (net.Conn, error) {
+		transport := withDial(newTransport(), func(context.Context, string, string) (net.Conn, error) {
 			if n := dialing.Add(1); n > most {
 				t.Errorf("%d dials at a time, want at most %d", n, most)
 			}
@@ -289,6 +498,7 @@ func TestDialsAreLimited(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil, errors.New("too late")
 		})
+		transport.next.MaxConnsPerHost = most
 		for range 20 {
 			start := time.Now()
 			var calls sync.WaitGroup
@@ -312,7 +522,7 @@ func TestDialsAreLimited(t *testing.T) {
 func TestTLSHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := make(chan time.Time, 1)
-		transport := withDial(NewTransport(1), func(context.Context, string, string) (net.Conn, error) {
+		transport := withDial(newTransport(), func(context.Context, string, string) (net.Conn, error) {
 			time.Sleep(dialTimeout)
 			client, server := net.Pipe()
 			go func() {
