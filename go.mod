@@ -1,6 +1,7 @@
 module pusher-sample
 
-go 1.26.5
+// +heroku goVersion go1.26
+go 1.26.0
 
 require (
 	github.com/chromedp/cdproto v0.159.0

@@ -6,7 +6,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -31,10 +30,7 @@ func startApp(t testing.TB, env map[string]string) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newTestApp(t, config, pushertest.Log(t))
-	server := httptest.NewServer(handlerOf(t, a))
-	t.Cleanup(server.Close)
-	return server
+	return serve(t, newTestApp(t, config, pushertest.Log(t)))
 }
 
 // environ returns env in the form of os.Environ.
@@ -48,21 +44,25 @@ func environ(env map[string]string) []string {
 
 // newTestApp returns an app that logs at all levels to log.
 func newTestApp(t testing.TB, config settings.Settings, log io.Writer) *app {
-	a := newApp(config, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	a := newApp(config, false, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if a.channels != nil {
 		t.Cleanup(a.channels.Close)
 	}
 	return a
 }
 
-// handlerOf returns the handler for all requests to a.
-func handlerOf(t testing.TB, a *app) http.Handler {
+// serve serves a on a loopback address until the end of the test.
+func serve(t testing.TB, a *app) *httptest.Server {
 	t.Helper()
-	handler, err := a.handler()
+	server := httptest.NewUnstartedServer(nil)
+	handler, err := a.handler(server.Listener.Addr().(*net.TCPAddr))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return handler
+	server.Config.Handler = handler
+	server.Start()
+	t.Cleanup(server.Close)
+	return server
 }
 
 func TestPage(t *testing.T) {
@@ -231,9 +231,7 @@ func TestFailedClickShowsNoHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	response := httptest.NewRecorder()
-	handlerOf(t, newTestApp(t, set, &log)).ServeHTTP(response, httptest.NewRequest("POST", "/pusher", nil))
-	if text := response.Body.String(); !strings.HasPrefix(text, "The Channels server refused the connection") || strings.Contains(text, host) {
+	if _, text := pushertest.Request(t, "POST", serve(t, newTestApp(t, set, &log)).URL+"/pusher"); !strings.HasPrefix(text, "The Channels server refused the connection") || strings.Contains(text, host) {
 		t.Errorf("the page shows %q", text)
 	}
 	if !strings.Contains(log.String(), "server="+host) || !strings.Contains(log.String(), `error="dial tcp `+host) {
@@ -254,7 +252,8 @@ func TestRateLimitAndCrossSite(t *testing.T) {
 	}
 }
 
-// Each of 300 simultaneous clicks gets a response, and each "ok" means that one event was sent.
+// Each of 300 simultaneous clicks gets a response, and each "ok" means that one event was sent. More clicks than
+// connections to the server are in flight, so some wait, and on a busy machine, some time out.
 func TestManyClicksAtOnce(t *testing.T) {
 	upstream := pushertest.NewServer(t)
 	app := startApp(t, map[string]string{"PUSHER_URL": upstream.PusherURL, "RATE_LIMIT": "0"})
@@ -264,42 +263,23 @@ func TestManyClicksAtOnce(t *testing.T) {
 		clicks.Go(func() { got.Click(app.URL) })
 	}
 	clicks.Wait()
-	ok, busy := got.Count("200 ok"), got.Count("503 Too many clicks at once. Wait a second, then click again.")
-	if ok == 0 || ok+busy != 300 || len(upstream.Events()) != ok {
+	if ok, late := got.Count("200 ok"), got.Count("504 "); ok == 0 || ok+late != 300 || len(upstream.Events()) < ok {
 		t.Errorf("%d events for these responses: %v", len(upstream.Events()), got.Responses())
 	}
 }
 
 // One instance can use the embedded server of another instance.
 func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
-	a := newTestApp(t, settings.Settings{}, pushertest.Log(t))
-	first := httptest.NewServer(handlerOf(t, a))
-	defer first.Close()
-	second := startApp(t, map[string]string{"PUSHER_URL": strings.Replace(first.URL, "//", "//local:"+a.settings.Secret+"@", 1) + "/apps/1"})
-	client := pushertest.Subscribe(t, first.URL, a.settings.Key, channel)
+	config, err := settings.Load(nil, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := serve(t, newTestApp(t, config, pushertest.Log(t)))
+	second := startApp(t, map[string]string{"PUSHER_URL": strings.Replace(first.URL, "//", "//local:"+config.Server.Secret+"@", 1) + "/apps/1"})
+	client := pushertest.Subscribe(t, first.URL, config.Server.Key, channel)
 	pushertest.Request(t, "POST", second.URL+"/pusher")
 	if got := client.Next(t); !strings.Contains(got, event) {
 		t.Errorf("received %s, want %s", got, event)
-	}
-}
-
-// A panic gets a 500 response and is logged with its stack; the app keeps running.
-func TestPanic(t *testing.T) {
-	var log bytes.Buffer
-	a := newTestApp(t, settings.Settings{}, &log)
-	server := httptest.NewServer(handlerOf(t, a))
-	defer server.Close()
-	working := a.pusher
-	a.pusher = nil
-	if resp, text := pushertest.Request(t, "POST", server.URL+"/pusher"); resp.StatusCode != 500 || !strings.Contains(text, "its log has the details") {
-		t.Errorf("%d %q", resp.StatusCode, text)
-	}
-	a.pusher = working
-	if resp, text := pushertest.Request(t, "POST", server.URL+"/pusher"); resp.StatusCode != 200 {
-		t.Errorf("the next click: %d %q", resp.StatusCode, text)
-	}
-	if !strings.Contains(log.String(), "main.go") || !strings.Contains(log.String(), "nil pointer") {
-		t.Errorf("the log: %s", log.String())
 	}
 }
 
@@ -308,7 +288,7 @@ func runProgram(t *testing.T, env map[string]string, args ...string) (stdout str
 	t.Helper()
 	t.Chdir(t.TempDir())
 	var out bytes.Buffer
-	err = run(t.Context(), args, environ(env), &out, io.Discard)
+	err = run(t.Context(), append([]string{"pusher-sample"}, args...), environ(env), &out, io.Discard)
 	return out.String(), err
 }
 
@@ -400,35 +380,6 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// A PUSHER_URL with the app's own address, perhaps left from an earlier run, is an error.
-func TestPusherURLOfTheAppItself(t *testing.T) {
-	for _, tt := range []struct{ addr, host string }{
-		{"127.0.0.1", "127.0.0.1"},
-		{"127.0.0.1", "localhost"},
-		{"", "127.0.0.1"},
-	} {
-		for try := 1; ; try++ {
-			free, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, port, _ := net.SplitHostPort(free.Addr().String())
-			free.Close()
-			_, err = runProgram(t, map[string]string{"PUSHER_URL": "http://k:hush@" + tt.host + ":" + port + "/apps/1"}, "-addr", tt.addr+":"+port)
-			if err == nil {
-				t.Fatalf("%s at %s: no error", tt.host, tt.addr)
-			}
-			if strings.Contains(err.Error(), "already in use") && try < 10 {
-				continue // another process has taken the port
-			}
-			if !strings.HasPrefix(err.Error(), "PUSHER_URL points to this app itself: remove it") || strings.Contains(err.Error(), "hush") {
-				t.Errorf("%s at %s: %v", tt.host, tt.addr, err)
-			}
-			break
-		}
-	}
-}
-
 // trigger sends every event, but warns if the page shows no alert for it.
 func TestTriggerWarnsAboutEvents(t *testing.T) {
 	upstream := pushertest.NewServer(t)
@@ -483,90 +434,12 @@ func TestFailedTriggerNamesItsSettings(t *testing.T) {
 			}
 		}
 		var log bytes.Buffer
-		err := run(t.Context(), []string{"trigger"}, environ(tt.env), io.Discard, io.MultiWriter(&log, pushertest.Log(t)))
+		err := run(t.Context(), []string{"pusher-sample", "trigger"}, environ(tt.env), io.Discard, io.MultiWriter(&log, pushertest.Log(t)))
 		if err == nil || !strings.HasSuffix(err.Error(), "(API host "+host+", "+tt.want+"error: dial tcp "+host+": connect: connection refused)") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: got %v, want %s", tt.file, err, tt.want)
 		}
 		if !strings.Contains(log.String(), tt.log) || tt.log == "" && log.Len() > 0 {
 			t.Errorf("%s: logged %s, want %s", tt.file, log.String(), tt.log)
-		}
-	}
-}
-
-// When ready, the app logs its settings. On loopback with the embedded server, it prints commands.
-func TestAnnounce(t *testing.T) {
-	const hosted = "http://testkey:testsecret@api-eu.pusher.com/apps/1"
-	tests := []struct {
-		name      string
-		env       map[string]string
-		at        string
-		want, not []string
-	}{
-		{"embedded, loopback", map[string]string{"RATE_LIMIT": "2"}, "127.0.0.1:5000",
-			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 ", `events="embedded server" credentials=none`, "rate_limit=2 trust_proxy=false debug=false",
-				"Open http://127.0.0.1:5000/ in", "@127.0.0.1:5000/apps/1", "go run . trigger " + channel + " " + event + "\n", "go run . -addr 127.0.0.1:5001\n"},
-			[]string{"localhost", "network"}},
-		{"embedded, all interfaces", nil, "[::]:5000", []string{"page=http://127.0.0.1:5000/ address=[::]:5000"}, []string{"localhost", "PUSHER_URL"}},
-		{"hosted", map[string]string{"PUSHER_URL": hosted, "TRUST_PROXY": "1"}, "127.0.0.1:5000",
-			[]string{"events=api-eu.pusher.com credentials=PUSHER_URL cluster=eu rate_limit=1 trust_proxy=true"}, []string{"go run", "testkey"}},
-		{"Heroku", map[string]string{"PUSHER_URL": hosted, "DYNO": "web.1"}, "[::]:5000", []string{"msg=ready address=[::]:5000", "trust_proxy=true"}, []string{"page=", "localhost", "127.0.0.1"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			config, err := settings.Load(environ(tt.env), t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			at, err := net.ResolveTCPAddr("tcp", tt.at)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var out bytes.Buffer
-			newTestApp(t, config, io.MultiWriter(&out, pushertest.Log(t))).announce(at, &out)
-			for _, want := range tt.want {
-				if !strings.Contains(out.String(), want) {
-					t.Errorf("the output has no %s", want)
-				}
-			}
-			for _, not := range tt.not {
-				if strings.Contains(out.String(), not) {
-					t.Errorf("the output has %s", not)
-				}
-			}
-			if t.Failed() {
-				t.Log(out.String())
-			}
-		})
-	}
-}
-
-func TestTerminalHint(t *testing.T) {
-	for goos, want := range map[string]string{
-		"linux":   "\n  PUSHER_URL=http://k:s@h/apps/1 go run . trigger " + channel + " " + event + "\n  PUSHER_URL=http://k:s@h/apps/1 go run . -addr 127.0.0.1:5001\n",
-		"windows": "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . trigger " + channel + " " + event + "\n  $env:PUSHER_URL='http://k:s@h/apps/1'; go run . -addr 127.0.0.1:5001\n",
-	} {
-		if got := terminalHint(goos, "http://k:s@h/apps/1", "127.0.0.1:5001"); !strings.HasSuffix(got, want) {
-			t.Errorf("%s: got %s, want %s", goos, got, want)
-		}
-	}
-}
-
-// Behind a trusted proxy, the log line of a failed click contains Heroku's request ID, cut to 200
-// characters.
-func TestFailedClickHasRequestID(t *testing.T) {
-	upstream := pushertest.NewServer(t)
-	upstream.HTTP.Close()
-	for _, trust := range []bool{true, false} {
-		config, err := settings.Load([]string{"PUSHER_URL=" + upstream.PusherURL, fmt.Sprint("TRUST_PROXY=", trust)}, t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var log bytes.Buffer
-		server := httptest.NewServer(handlerOf(t, newTestApp(t, config, &log)))
-		defer server.Close()
-		pushertest.Request(t, "POST", server.URL+"/pusher", "X-Request-ID", strings.Repeat("1", 200)+"2")
-		if want := " request_id=" + strings.Repeat("1", 200) + "\n"; strings.HasSuffix(log.String(), want) != trust || strings.Contains(log.String(), "request_id") != trust {
-			t.Errorf("TRUST_PROXY=%v: %s", trust, log.String())
 		}
 	}
 }
@@ -579,13 +452,16 @@ func TestDebug(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	a := newTestApp(t, settings.Settings{}, &log)
+	config, err := settings.Load(nil, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newTestApp(t, config, &log)
 	a.debug = true
-	handler := handlerOf(t, a)
+	server := serve(t, a)
 	request := func(method, path string) (int, string) {
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
-		return w.Code, w.Body.String()
+		resp, text := pushertest.Request(t, method, server.URL+path)
+		return resp.StatusCode, text
 	}
 	edit := func(name, text string) {
 		if err := os.WriteFile(filepath.FromSlash(name), []byte(text), 0o644); err != nil {
@@ -663,7 +539,7 @@ func BenchmarkPush(b *testing.B) {
 	}))
 	b.Cleanup(api.Close)
 	app := startApp(b, map[string]string{"PUSHER_URL": "http://k:s@" + strings.TrimPrefix(api.URL, "http://") + "/apps/1", "RATE_LIMIT": "0"})
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxTriggers}}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	benchmark(b, "POST", app.URL+"/pusher", func(w http.ResponseWriter, r *http.Request) {
 		resp, err := client.Post(api.URL, "application/json", strings.NewReader(`{"name":"event1","channels":["channel1"],"data":"{}"}`))
 		if err != nil {

@@ -2,53 +2,48 @@ package channels
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"net/netip"
+	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
+	"golang.org/x/time/rate"
 )
 
-// connection is a client's WebSocket. All frames to the client go through its queue. After a close
-// frame, the queue accepts no more frames.
+// connection is a client's WebSocket. One goroutine reads from it. Another one writes the queued frames, and ends when
+// the queue is empty. After a close frame, the queue accepts no more frames.
 type connection struct {
 	net.Conn
 	server        *Server
-	client        netip.Prefix // see Options.ClientAddress
 	id            string
-	subscriptions []string     // channel names; guarded by server.mu
-	lastActivity  atomic.Int64 // nanoseconds since server.started
-	received      atomic.Int64 // bytes received since the last sweep
-	messages      atomic.Int64 // messages received since the last sweep
+	early         []byte        // received with the handshake, and not read yet
+	received      *rate.Limiter // of bytes
+	subscriptions []string      // channel names; guarded by server.mu
 
-	mu           sync.Mutex     // guards the fields below, except writer; locked after server.mu
-	queue        net.Buffers    // frames to write, oldest first
-	queuedFrames int            // frames in queue and the current write; inaccurate while closing
-	queuedBytes  int            // total size of those frames
-	unanswered   int64          // messages received since the queue was last empty
-	writing      bool           // whether a goroutine is running write
-	writingSince time.Duration  // when the current write began, as the time since server.started
-	writer       sync.WaitGroup // waits until that goroutine ends
-	closing      bool           // a close frame was queued, or a write failed; no frame may follow
+	mu           sync.Mutex  // guards the fields below; locked after server.mu
+	queue        net.Buffers // frames to write, oldest first
+	queuedFrames int         // frames in queue, and those being written
+	queuedBytes  int         // total size of those frames
+	writing      bool        // whether a goroutine is running write
+	written      sync.Cond   // signals that write has ended
+	closing      bool        // a close frame was queued, or the connection failed; no frame may follow
 }
 
-// send queues a frame and returns without waiting. If the queue is full, it drops the connection
-// instead. If the connection is closing, it discards the frame.
+// send queues a frame and returns without waiting. It disconnects a client that reads too slowly; the client then
+// reconnects. If the connection is closing, send discards the frame. The frame must not be changed afterwards.
 func (c *connection) send(frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closing:
-	case c.queuedFrames >= maxQueuedFrames || c.queuedBytes+len(frame) > maxQueuedBytes:
-		c.drop()
+	case c.queuedFrames == maxQueuedFrames || c.queuedBytes+len(frame) > maxQueuedBytes:
+		c.server.log.Debug("disconnecting a client that reads too slowly", "connection", c.id)
+		c.fail()
 	default:
 		c.enqueue(frame)
 	}
@@ -59,134 +54,136 @@ func (c *connection) enqueue(frame []byte) {
 	c.queue = append(c.queue, frame)
 	c.queuedFrames++
 	c.queuedBytes += len(frame)
-	c.server.queued.Add(1)
 	if !c.writing {
-		c.writing, c.writingSince = true, time.Since(c.server.started)
-		c.writer.Add(1)
+		c.writing = true
 		go c.write()
 	}
 }
 
-// write writes the queued frames in batches, until the queue is empty.
+// write writes the queued frames until the queue is empty.
 func (c *connection) write() {
-	defer c.writer.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.queue) > 0 {
-		// A batch has at least one frame, and as many as fit into maxBatchBytes.
-		count, size := 1, len(c.queue[0])
-		for count < len(c.queue) && size+len(c.queue[count]) <= maxBatchBytes {
-			size += len(c.queue[count])
-			count++
-		}
-		frames := c.queue[:count]
-		c.queue = c.queue[count:]
-		c.writingSince = time.Since(c.server.started)
+		frames, count := c.queue, len(c.queue)
+		c.queue = nil // so that an idle connection uses no memory for frames
 		c.mu.Unlock()
+		var n int64
 		var err error
 		if count == 1 { // the usual case; write costs less than writev
 			_, err = c.Conn.Write(frames[0])
+			n = int64(len(frames[0]))
 		} else {
-			_, err = frames.WriteTo(c.Conn)
+			n, err = frames.WriteTo(c.Conn)
 		}
 		c.mu.Lock()
 		c.queuedFrames -= count
-		c.queuedBytes -= size
-		c.server.queued.Add(-int64(count))
+		c.queuedBytes -= int(n)
 		if err != nil {
-			c.closing = true
-			c.Conn.Close() // makes read and all further writes fail
+			c.fail()
 		}
 	}
-	c.writing, c.unanswered = false, 0
-	c.queue = nil // so that an idle connection uses no memory for frames
+	c.writing = false
+	c.written.Broadcast()
 }
 
-// closeWith queues a close frame and logs it at the given level, unless the connection is already
-// closing. The code tells pusher-js whether and when to reconnect. The reason must be ASCII, since
-// it may be truncated. The client has closeTimeout to close its side.
-func (c *connection) closeWith(level slog.Level, code ws.StatusCode, reason string) {
+// flush waits until all queued frames are written, or the client is disconnected because it takes longer than
+// writeTimeout to receive them.
+func (c *connection) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.enqueueClose(level, code, reason)
+	if !c.writing {
+		return
+	}
+	if !c.closing { // otherwise, the deadline is set
+		c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	}
+	for c.writing {
+		c.written.Wait()
+	}
+	if !c.closing {
+		c.SetWriteDeadline(time.Time{})
+	}
 }
 
-// enqueueClose is like closeWith, but the caller holds c.mu.
-func (c *connection) enqueueClose(level slog.Level, code ws.StatusCode, reason string) {
+// fail disconnects the client without a close frame. The caller holds c.mu.
+func (c *connection) fail() {
+	c.closing, c.queue = true, nil
+	c.Conn.Close() // makes all reads and writes fail
+}
+
+// close queues a close frame, unless the connection is already closing. The code tells pusher-js whether and when to
+// reconnect. The reason must be ASCII, since it may be truncated. The client has closeTimeout to close its side.
+func (c *connection) close(code ws.StatusCode, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.closing {
 		return
 	}
 	c.closing = true
+	c.SetDeadline(time.Now().Add(closeTimeout))
 	body := ws.NewCloseFrameBody(code, reason)
 	c.enqueue(ws.MustCompileFrame(ws.NewCloseFrame(body[:min(len(body), ws.MaxControlFramePayloadSize)])))
-	c.SetDeadline(time.Now().Add(closeTimeout))
-	// The code is in the message, so that a log that limits repeats counts each code separately.
-	c.server.log.Log(context.Background(), level, fmt.Sprintf("closed a WebSocket with code %d", code), "connection", c.id, "reason", reason)
+	c.server.log.Debug("closing a WebSocket", "connection", c.id, "code", code, "reason", reason)
 }
 
-// drop closes the connection of a client that reads too slowly. It discards the queued frames, so
-// that the client receives the close frame next. The caller holds c.mu.
-func (c *connection) drop() {
-	if c.closing {
-		return
-	}
-	c.server.queued.Add(-int64(len(c.queue)))
-	c.queue = nil
-	c.enqueueClose(slog.LevelInfo, codeOverCapacity, "This client reads too slowly and may have lost events. Reconnect.")
-}
+var (
+	errClosed  = errors.New("the client has sent a close frame")
+	errTooMuch = errors.New("the client has sent too much data")
+	errBinary  = errors.New("the client has sent a binary message")
+)
 
-// check resets the counts of received messages and bytes. It drops the connection if a write takes
-// too long, closes it if the client has been inactive for dropAfter, and sends a ping if the client
-// has been inactive for pingAfter. The argument now is the time since server.started.
-func (c *connection) check(now time.Duration) {
-	c.messages.Store(0)
-	c.received.Store(0)
-	c.mu.Lock()
-	if c.writing && now-c.writingSince > writeTimeout {
-		c.drop()
+// Read reads from the client. If the client sends nothing for PingAfter, Read sends a ping, and fails after another
+// PongTimeout. It also fails if the client sends too much.
+func (c *connection) Read(b []byte) (n int, err error) {
+	if len(c.early) > 0 {
+		n = copy(b, c.early)
+		c.early = c.early[n:]
+	} else {
+		c.extendDeadline(c.server.PingAfter)
+		n, err = c.Conn.Read(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.send(pingFrame)
+			c.extendDeadline(c.server.PongTimeout)
+			n, err = c.Conn.Read(b)
+		}
 	}
-	c.mu.Unlock()
-	switch idle := now - time.Duration(c.lastActivity.Load()); {
-	case idle > dropAfter:
-		c.closeWith(slog.LevelInfo, codeNoPong, "No pong was received in time. Reconnect at once.")
-	case idle > pingAfter:
-		c.send(pingFrame)
+	if !c.received.AllowN(time.Now(), n) {
+		return 0, errTooMuch
 	}
-}
-
-// Read reads from the client, records its activity and counts the bytes. The limit on bytes also
-// applies to frames that are not messages, such as empty fragments.
-func (c *connection) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.lastActivity.Store(int64(time.Since(c.server.started)))
-	c.accept(0, int64(n))
 	return n, err
 }
 
-var errClosed = errors.New("the client has sent a close frame")
-
-// read handles the client's messages until a close frame or an error ends the WebSocket. Before it
-// closes the connection, it discards any further data from the client: unread data would make the
-// operating system reset the connection, and the client could lose the close frame.
-func (c *connection) read() {
-	defer c.server.remove(c)
-	var linger time.Duration
-	if err := c.readMessages(); err != errClosed {
-		c.closeWith(closeCode(err))
-		// Browsers report a clean close only if they can send a close frame in time.
-		linger = lingerTime
+// extendDeadline gives the client d to send something, unless the connection is closing.
+func (c *connection) extendDeadline(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		c.SetReadDeadline(time.Now().Add(d))
 	}
-	closeWrite := time.AfterFunc(linger, func() {
-		c.writer.Wait()
-		if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-			tcp.CloseWrite()
-		}
-	})
-	io.Copy(io.Discard, c.Conn) // until the client closes its side, or closeTimeout has passed
-	closeWrite.Stop()
-	c.writer.Wait()
-	c.Conn.Close()
-	c.server.log.Debug("disconnected", "connection", c.id)
+}
+
+// serve handles the client's messages until a close frame or an error ends the WebSocket.
+func (c *connection) serve() {
+	defer c.server.remove(c)
+	defer c.Conn.Close()
+	err := c.readMessages()
+	if err != errClosed {
+		c.close(closeCode(err))
+	}
+	c.flush()
+	if err != errClosed {
+		// Discard what the client still sends: unread data would make the operating system reset the connection, and the
+		// client could lose the close frame. Browsers report a clean close only if they can send a close frame before the
+		// server ends the stream.
+		timer := time.AfterFunc(lingerTime, func() {
+			if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+				tcp.CloseWrite()
+			}
+		})
+		io.Copy(io.Discard, c.Conn) // until the client closes its side, or closeTimeout has passed
+		timer.Stop()
+	}
 }
 
 // readMessages handles frames until an error occurs. After a close frame, it returns errClosed.
@@ -205,18 +202,16 @@ func (c *connection) readMessages() error {
 		case header.OpCode.IsControl():
 			err = c.control(header, frames)
 		case header.OpCode != ws.OpText:
-			c.closeWith(slog.LevelInfo, ws.StatusUnsupportedData, "Binary messages are not supported. Send text messages.")
-			err = frames.Discard()
-		case !c.accept(1, 0):
-			err = frames.Discard() // without storing the message
+			err = errBinary
 		default:
 			var text []byte
 			if text, err = io.ReadAll(frames); err == nil {
-				// Use another goroutine, because decoding JSON needs a stack of 8 KB,
-				// which this goroutine might keep as long as the connection is open.
+				// Use another goroutine, because decoding JSON needs a stack of 8 KB, which this goroutine might keep as
+				// long as the connection is open.
 				var handled sync.WaitGroup
 				handled.Go(func() { c.handle(text) })
 				handled.Wait()
+				c.flush() // a client that does not read the responses can't send more messages
 			}
 		}
 		if err != nil {
@@ -225,56 +220,47 @@ func (c *connection) readMessages() error {
 	}
 }
 
-// control handles a control frame (RFC 6455, section 5.5). It responds to a ping with a pong, and
-// to a close frame with a close frame. After a close frame, it returns errClosed.
+// control handles a control frame (RFC 6455, section 5.5). It responds to a ping with a pong, and to a close frame with a
+// close frame. After a close frame, it returns errClosed.
 func (c *connection) control(header ws.Header, r io.Reader) error {
 	payload := make([]byte, header.Length) // at most 125 bytes
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return err
 	}
-	if header.OpCode != ws.OpClose {
-		if c.accept(1, 0) && header.OpCode == ws.OpPing {
-			c.send(ws.MustCompileFrame(ws.NewPongFrame(payload)))
+	switch header.OpCode {
+	case ws.OpPing:
+		c.send(ws.MustCompileFrame(ws.NewPongFrame(payload)))
+		c.flush()
+	case ws.OpClose:
+		code, reason := ws.ParseCloseFrameData(payload)
+		if len(payload) == 0 {
+			code = ws.StatusNormalClosure
 		}
-		return nil
+		if err := ws.CheckCloseFrameData(code, reason); err != nil {
+			return err
+		}
+		c.close(code, "")
+		return errClosed
 	}
-	code, reason := ws.ParseCloseFrameData(payload)
-	if len(payload) == 0 {
-		code = ws.StatusNormalClosure
-	}
-	if err := ws.CheckCloseFrameData(code, reason); err != nil {
-		return err
-	}
-	c.closeWith(slog.LevelDebug, code, "") // at debug, so that clients can't fill the log
-	return errClosed
+	return nil
 }
 
-// closeCode returns the log level, the close code and the reason for an error from readMessages.
-func closeCode(err error) (slog.Level, ws.StatusCode, string) {
+// closeCode returns the close code and the reason for an error from readMessages.
+func closeCode(err error) (ws.StatusCode, string) {
 	switch {
+	case err == errTooMuch:
+		return codeOverCapacity, "Too many messages or too much data. Reconnect later, and send less."
+	case err == errBinary:
+		return ws.StatusUnsupportedData, "Binary messages are not supported. Send text messages."
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return codeNoPong, "No pong was received in time. Reconnect at once."
 	case errors.Is(err, wsutil.ErrMessageTooLarge), errors.Is(err, ws.ErrHeaderLengthMSB):
-		return slog.LevelInfo, ws.StatusMessageTooBig, fmt.Sprintf("The message is over %d bytes. Send smaller messages.", maxMessage)
+		return ws.StatusMessageTooBig, fmt.Sprintf("The message is over %d bytes. Send smaller messages.", maxMessage)
 	case errors.Is(err, wsutil.ErrInvalidUTF8):
-		return slog.LevelInfo, ws.StatusInvalidFramePayloadData, "The message is not UTF-8. Send UTF-8 only."
+		return ws.StatusInvalidFramePayloadData, "The message is not UTF-8. Send UTF-8 only."
 	case errors.As(err, new(ws.ProtocolError)):
-		return slog.LevelInfo, ws.StatusProtocolError, err.Error()
+		return ws.StatusProtocolError, err.Error()
 	default: // the network failed, or the client ended the connection without a close frame
-		return slog.LevelDebug, ws.StatusNormalClosure, ""
+		return ws.StatusNormalClosure, ""
 	}
-}
-
-// accept counts messages and bytes. It closes the connection if a count exceeds its limit, or if
-// the client reads too few responses. It returns false if the message must be ignored.
-func (c *connection) accept(messages, bytes int64) bool {
-	if c.messages.Add(messages) > maxMessages || c.received.Add(bytes) > maxReceivedBytes {
-		c.closeWith(slog.LevelInfo, codeOverCapacity, "Too many messages or too much data. Reconnect later, and send less.")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.writing {
-		if c.unanswered += messages; c.unanswered > maxUnanswered {
-			c.drop()
-		}
-	}
-	return !c.closing
 }

@@ -18,19 +18,21 @@ type incoming struct {
 func (c *connection) handle(text []byte) {
 	var in incoming
 	if err := json.Unmarshal(text, &in); err != nil || in.Event == "" {
-		c.sendError(nil, `A message must be a JSON object such as {"event":"pusher:subscribe","data":{"channel":"channel1"}}.`)
+		c.sendError(nil, `A message must be a JSON object such as `+
+			`{"event":"pusher:subscribe","data":{"channel":"channel1"}}.`)
 		return
 	}
 	switch {
 	case in.Event == "pusher:ping":
 		c.send(pongMessage)
-	case in.Event == "pusher:pong": // Read has recorded the activity
+	case in.Event == "pusher:pong": // Read has extended the deadline
 	case in.Event == "pusher:subscribe", in.Event == "pusher:unsubscribe":
 		c.handleSubscription(in)
 	case strings.HasPrefix(in.Event, "client-"):
 		c.sendError(nil, "This server does not support client events: trigger the event through the HTTP API.")
 	default:
-		c.sendError(nil, fmt.Sprintf("Unknown event %.40q. A client may send pusher:subscribe, pusher:unsubscribe, pusher:ping and pusher:pong.", in.Event))
+		c.sendError(nil, fmt.Sprintf("Unknown event %.40q. A client may send pusher:subscribe, pusher:unsubscribe, "+
+			"pusher:ping and pusher:pong.", in.Event))
 	}
 }
 
@@ -50,7 +52,8 @@ func (c *connection) handleSubscription(in incoming) {
 	case in.Event == "pusher:unsubscribe":
 		c.server.unsubscribe(c, name)
 	case !IsPublic(name):
-		c.sendError(codeUnauthorized, "This server has public channels only: for private and presence channels, use Pusher or another Channels server.")
+		c.sendError(codeUnauthorized, "This server has public channels only: for private and presence channels, use "+
+			"Pusher or another Channels server.")
 	default:
 		c.server.subscribe(c, name)
 	}

@@ -2,14 +2,15 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"syscall"
 	"testing"
+	"time"
+
+	"pusher-sample/internal/channels"
 
 	"github.com/chromedp/chromedp"
 )
@@ -46,46 +47,20 @@ const closeCode = `new Promise((resolve) => {
 func TestNoPongInChromium(t *testing.T) {
 	t.Parallel()
 	p := newTab(t, blocked)
-	app := startWithShortTimeouts(t)
-	p.do(chromedp.Navigate(app.url + "/healthz"))
-	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, app.socketURL()) + ".then((text) => { window.result = text; }); undefined"))
+	url := startImpatient(t)
+	p.do(chromedp.Navigate(url + "/app/local"))
+	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, "ws"+url[len("http"):]+"/app/local?protocol=7") + ".then((text) => { window.result = text; }); undefined"))
 	p.await("window.result === '4201 true'")
+}
+
+// startImpatient starts an embedded server that closes a connection after 1 s without activity, and returns its URL.
+func startImpatient(t testing.TB) string {
+	server := channels.New("1", "local", "secret", slog.New(slog.DiscardHandler))
+	server.PingAfter, server.PongTimeout = time.Second, 0 // closes although the browser sends a pong
+	web := httptest.NewServer(server)
+	t.Cleanup(func() { web.Close(); server.Close() })
+	return web.URL
 }
 
 // socketURL returns the URL of the embedded server's WebSockets.
 func (p *program) socketURL() string { return "ws" + p.url[len("http"):] + "/app/local?protocol=7" }
-
-// startWithShortTimeouts builds the program with other constants in channels/server.go, and starts
-// it. Its server sends no pings, and closes a connection after 1 s without activity.
-func startWithShortTimeouts(t testing.TB) *program {
-	t.Helper()
-	source, err := filepath.Abs("../channels/server.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	code, err := os.ReadFile(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string]string{"sweepInterval": "100 * time.Millisecond", "pingAfter": "time.Hour", "dropAfter": "time.Second"} {
-		line := regexp.MustCompile(`(\t` + name + ` += ).*`)
-		if !line.Match(code) {
-			t.Fatalf("%s has no %s", source, name)
-		}
-		code = line.ReplaceAll(code, []byte("${1}"+value))
-	}
-	dir := t.TempDir()
-	changed, overlay, binary := filepath.Join(dir, "server.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "app")
-	replace, _ := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
-	for file, content := range map[string][]byte{changed: code, overlay: replace} {
-		if err := os.WriteFile(file, content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", binary, "pusher-sample").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	cmd := exec.Command(binary, "-addr", "127.0.0.1:0")
-	cmd.Dir, cmd.Env = dir, []string{}
-	return startCommand(t, cmd)
-}

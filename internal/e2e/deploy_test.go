@@ -169,13 +169,13 @@ func TestSecondTerminal(t *testing.T) {
 	first := startCommand(t, command("-addr", "127.0.0.1:0"))
 	var lines [][]string
 	pushertest.WaitFor(t, "the commands", func() bool {
-		lines = regexp.MustCompile(`(?m)^  (PUSHER_URL=\S+) go run \. (.*)$`).FindAllStringSubmatch(first.logged(), -1)
+		lines = regexp.MustCompile(`(?m)^  (PUSHER_URL=\S+) (\S+) (.*)$`).FindAllStringSubmatch(first.logged(), -1)
 		return len(lines) == 2
 	})
 
 	event := sampleEvent(t)
 	client := pushertest.Subscribe(t, first.url, "local", event.channel)
-	trigger := exec.Command("sh", "-c", strings.Replace(lines[0][0], "go run .", binary, 1))
+	trigger := exec.Command("sh", "-c", lines[0][0])
 	trigger.Dir, trigger.Env = t.TempDir(), []string{}
 	out, err := trigger.CombinedOutput()
 	if want := strings.TrimPrefix(first.url, "http://") + fmt.Sprintf(" accepted the event %s on the channel %s.\n", event.name, event.channel); err != nil || string(out) != want {
@@ -185,9 +185,9 @@ func TestSecondTerminal(t *testing.T) {
 		t.Errorf("trigger sent %s", got)
 	}
 
-	flag, addr, _ := strings.Cut(lines[1][2], " ")
+	flag, addr, _ := strings.Cut(lines[1][3], " ")
 	if flag != "-addr" || !strings.HasPrefix(addr, "127.0.0.1:") || strings.HasSuffix(addr, ":"+first.port()) {
-		t.Errorf("the second instance would listen on %s", lines[1][2])
+		t.Errorf("the second instance would listen on %s", lines[1][3])
 	}
 	cmd := command(flag, "127.0.0.1:0") // not the printed port, which may be in use
 	cmd.Env = []string{lines[1][1]}
@@ -238,9 +238,9 @@ func TestProcfile(t *testing.T) {
 		"PUSHER_URL=http://testkey:testsecret@api.pusherapp.com/apps/1",
 		"PUSHER_SOCKET_URL=ws://ws.pusherapp.com:80/app/testkey")
 	app := startCommand(t, cmd)
-	resp, page := pushertest.Request(t, "GET", app.url, "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
-	if want := `data-key="testkey" data-cluster="mt1" data-socket=""`; !strings.Contains(page, want) || resp.Header.Get("Strict-Transport-Security") == "" {
-		t.Errorf("%v\n%s", resp.Header, page)
+	_, page := pushertest.Request(t, "GET", app.url, "X-Forwarded-Proto", "https", "X-Forwarded-For", "192.0.2.1")
+	if want := `data-key="testkey" data-cluster="mt1" data-socket=""`; !strings.Contains(page, want) {
+		t.Error(page)
 	}
 	app.stop() // ignore foreman's exit code, which is not the app's
 	if log := app.logged(); !strings.Contains(log, "exited with code 0") {
@@ -290,8 +290,8 @@ func TestUpstreamRestartsDuringClicks(t *testing.T) {
 			close(restarted)
 			clicks.Wait()
 
-			ok, unknown := got.Count("200 ok"), got.Count("not known whether the event was sent")+got.Count("probably not sent")
-			failed := got.Count("502 ") + got.Count("503 ") + got.Count("504 ")
+			ok, unknown := got.Count("200 ok"), got.Count("not known whether the event was sent")
+			failed := got.Count("502 ") + got.Count("504 ")
 			if got.Count("") != ok+failed {
 				t.Errorf("some clicks got no response: %v", got.Responses())
 			}

@@ -35,7 +35,7 @@ func TestFirefox(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "testdata/firefox.js")
 	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "FIREFOX="+path, "URL="+app.url,
-		"IMPATIENT="+startWithShortTimeouts(t).url, "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
+		"IMPATIENT="+startImpatient(t), "MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+library)
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "all alerted\nall closed as expected\n4201 true\n4009 true") {
 		t.Errorf("%v: %s", err, out)

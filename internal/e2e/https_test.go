@@ -6,10 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,7 +50,7 @@ func TestHTTPS(t *testing.T) {
 			}
 			resp.Body.Close()
 
-			proxy := newProxy(t, address)
+			proxy := startProxy(t, address)
 			for _, env := range [][]string{
 				{"PUSHER_URL=https://testkey:testsecret@" + address + "/apps/1234"},
 				{"PUSHER_URL=https://testkey:testsecret@api-eu.pusher.com/apps/1234", "HTTPS_PROXY=" + proxy},
@@ -76,33 +73,4 @@ func TestHTTPS(t *testing.T) {
 			}
 		})
 	}
-}
-
-// newProxy starts a proxy that connects to address, whichever host a client asks for, and returns its URL.
-func newProxy(t *testing.T, address string) string {
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect {
-			t.Errorf("the proxy received %s %s, want CONNECT", r.Method, r.URL)
-			return
-		}
-		server, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		client, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() {
-			io.Copy(client, server)
-			client.Close()
-		}()
-		io.Copy(server, client)
-		server.Close()
-	}))
-	t.Cleanup(proxy.Close)
-	return proxy.URL
 }

@@ -1,5 +1,4 @@
-// Tests that the program limits connections, and rejects odd requests and those from other
-// sites' pages.
+// Tests that the program rejects odd requests and those from other sites' pages.
 package e2e
 
 import (
@@ -9,130 +8,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
-
-	"pusher-sample/internal/pushertest"
 
 	"github.com/chromedp/chromedp"
 )
-
-// With few file descriptors, the server asks excess clients to reconnect later (4100) instead
-// of leaving them without a response, and still serves the page.
-func TestFewFileDescriptors(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("the limit on open files is read on Linux only")
-	}
-	binary, err := buildProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-c", `ulimit -n 256; exec "$0" -addr 127.0.0.1:0`, binary)
-	cmd.Dir, cmd.Env = t.TempDir(), []string{"RATE_LIMIT=0"}
-	app := startCommand(t, cmd)
-	refused := 0
-	for range 200 {
-		client, err := pushertest.Dial(app.url, "local")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.NetConn().Close()
-		if strings.Contains(<-client.Messages, `"code":4100`) {
-			refused++
-		}
-	}
-	if refused != 200-256/2 {
-		t.Errorf("%d of 200 clients were refused, want those beyond half of 256", refused)
-	}
-	pushertest.Request(t, "GET", app.url)
-}
-
-// Only a trusted proxy may forward requests for other hosts, and report that a request came
-// over TLS.
-func TestOtherHosts(t *testing.T) {
-	t.Parallel()
-	for trust, want := range map[string]int{"": http.StatusMisdirectedRequest, "1": http.StatusOK} {
-		app := start(t, "TRUST_PROXY="+trust)
-		for _, method := range []string{"GET /", "GET /static/app.js", "GET /healthz", "POST /pusher"} {
-			method, path, _ := strings.Cut(method, " ")
-			r, err := http.NewRequest(method, app.url+path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.Host = "evil.example"
-			r.Header.Set("X-Forwarded-Proto", "https")
-			resp, err := http.DefaultClient.Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			if hsts := resp.Header.Get("Strict-Transport-Security") != ""; resp.StatusCode != want || hsts != (trust == "1") {
-				t.Errorf("TRUST_PROXY=%s %s %s: status %d, want %d; HSTS %v", trust, method, path, resp.StatusCode, want, hsts)
-			}
-		}
-	}
-}
-
-// Without TRUST_PROXY, a client can't use a proxy's headers to avoid the rate limit or to set HSTS.
-func TestProxyHeadersAreNotTrusted(t *testing.T) {
-	for _, trust := range []string{"0", "1"} {
-		app := start(t, "RATE_LIMIT=0.001", "TRUST_PROXY="+trust)
-		pushertest.Request(t, "POST", app.url+"/pusher", "X-Forwarded-For", "192.0.2.1")
-		resp, _ := pushertest.Request(t, "POST", app.url+"/pusher", "X-Forwarded-For", "192.0.2.2", "X-Forwarded-Proto", "https")
-		if trusted := resp.StatusCode == http.StatusOK; trusted != (trust == "1") {
-			t.Errorf("TRUST_PROXY=%s: a click with another X-Forwarded-For got status %d", trust, resp.StatusCode)
-		}
-		if hsts := resp.Header.Get("Strict-Transport-Security"); (hsts != "") != (trust == "1") {
-			t.Errorf("TRUST_PROXY=%s: Strict-Transport-Security is %q", trust, hsts)
-		}
-	}
-}
-
-// RATE_LIMIT also limits the WebSockets of a client address, unless it is 0.
-func TestWebSocketsPerClient(t *testing.T) {
-	for _, limit := range []string{"0", "1"} {
-		app := start(t, "RATE_LIMIT="+limit)
-		refused := ""
-		for range 501 {
-			client, err := pushertest.Dial(app.url, "local")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.NetConn().Close()
-			if m := client.Next(t); !strings.Contains(m, "connection_established") {
-				refused = m
-			}
-		}
-		if (refused != "") != (limit == "1") || limit == "1" && !strings.Contains(refused, "Your network address has too many connections") {
-			t.Errorf("RATE_LIMIT=%s: of 501 connections, one received %q", limit, refused)
-		}
-	}
-}
-
-// While many clicks are in flight, further clicks are rejected at once.
-func TestClicksInFlightAreLimited(t *testing.T) {
-	upstream := pushertest.NewServer(t)
-	release := make(chan bool)
-	releaseAll := sync.OnceFunc(func() { close(release) })
-	defer releaseAll()
-	upstream.Override(func(w http.ResponseWriter, r *http.Request) { <-release; io.WriteString(w, "{}") })
-	app := start(t, "PUSHER_URL="+upstream.PusherURL, "RATE_LIMIT=0")
-	var clicks pushertest.Clicks
-	var running sync.WaitGroup
-	for range 300 {
-		running.Go(func() { clicks.Click(app.url) })
-	}
-	pushertest.WaitFor(t, "a click to be rejected", func() bool { return clicks.Count("503 Too many clicks at once") > 0 })
-	releaseAll()
-	running.Wait()
-	if ok, rejected := clicks.Count("200 ok"), clicks.Count("503 Too many clicks at once"); ok < 256 || ok+rejected != 300 {
-		t.Errorf("%v, want at least 256 ok, and the rest rejected", clicks.Responses())
-	}
-}
 
 // Another site's page can't read the app by pointing its own name at 127.0.0.1 (DNS rebinding),
 // and can't open a WebSocket from its own origin.
@@ -157,9 +37,6 @@ func TestOtherSites(t *testing.T) {
 	p.do(chromedp.Navigate(evil(other.URL)))
 	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(closeCode, app.socketURL()) + ".then((text) => { window.result = text; }); undefined"))
 	p.await("window.result === '4009 true'")
-	if !strings.Contains(app.logged(), evil(other.URL)) {
-		t.Error("the log does not name the refused origin")
-	}
 }
 
 // Unusual requests get the right status, and each error is short plain text.

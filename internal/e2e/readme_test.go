@@ -170,7 +170,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 
 	// The program prints what the README shows for another terminal.
-	printed := strings.NewReplacer("channel1 event1", event.channel+" "+event.name, "127.0.0.1:5000", strings.TrimPrefix(app.url, "http://"), "127.0.0.1:5001", `\S+`, "SECRET", `\w+`, ".", `\.`).
+	printed := strings.NewReplacer("channel1 event1", event.channel+" "+event.name, "127.0.0.1:5000", strings.TrimPrefix(app.url, "http://"), "127.0.0.1:5001", `\S+`, "SECRET", `\w+`, "go run .", `\S+`, ".", `\.`).
 		Replace(section(t, "## Several instances and self-hosted servers"))
 	for _, line := range find(t, `(?m)^(In another terminal.*|  PUSHER_URL.*)$`, printed) {
 		pushertest.WaitFor(t, line, func() bool {
@@ -211,8 +211,7 @@ func TestReadmeProxy(t *testing.T) {
 			url := scheme + "://" + address
 
 			resp, text := requestFrom(t, "127.0.0.1", "GET", url+"/")
-			onlyTLS := resp.Header.Get("Strict-Transport-Security") != ""
-			if resp.StatusCode != 200 || !strings.Contains(text, "<button") || onlyTLS != (scheme == "https") {
+			if resp.StatusCode != 200 || !strings.Contains(text, "<button") {
 				t.Errorf("the page: %d %v", resp.StatusCode, resp.Header)
 			}
 			for _, click := range []struct {

@@ -33,11 +33,11 @@ import (
 const secret = "hush-hush"
 
 // newClient returns a client for the Channels server at url.
-func newClient(url string, transport http.RoundTripper) *pusher.Client {
+func newClient(url string, network http.RoundTripper) *pusher.Client {
 	scheme, host, _ := strings.Cut(url, "://")
 	return &pusher.Client{
 		AppID: "1", Key: "k", Secret: secret, Host: host, Secure: scheme == "https",
-		HTTPClient: &http.Client{Transport: transport},
+		HTTPClient: &http.Client{Transport: transport{network}},
 	}
 }
 
@@ -85,13 +85,12 @@ func TestErrorStatus(t *testing.T) {
 		{"wrong secret, soketi", 401, `{"error":"The secret authentication failed","code":401}`, "the secret is wrong"},
 		{"clock", 401, "Timestamp expired: Given timestamp (2013-06-17T15:39:38Z) not within 600s of server time (2013-06-17T17:09:21Z)", "clock is ahead of or behind the clock of"},
 		{"quota", 403, "API call failed since (daily) message quota exceeded", "message quota is used up"},
-		{"disabled", 403, "App disabled", "this app is disabled"},
-		{"forbidden", 403, "<b>no</b>", "not allowed to do this"},
+		{"disabled", 403, "App disabled", "(status 403): the app is disabled, over its quota, or not allowed to do this"},
 		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "Send at most 10 KB of data"},
 		{"too many", 429, "", "Wait a moment"},
 		{"server error", 500, "<script>alert(1)</script>", "reported a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
 		{"unavailable", 503, "", "status 503"},
-		{"redirect", 302, "", "redirects to another address (status 302), so the event was not sent"},
+		{"redirect", 302, "", "responded with status 302 and did not accept the event"},
 		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters (A-Z"},
 		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "1 to 200 characters, and don't begin it"},
 		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
@@ -99,13 +98,13 @@ func TestErrorStatus(t *testing.T) {
 		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
 		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
 		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
-		{"web server without the API", 404, "<html>404 Not Found</html>", "or is not a Channels server (status 404)"},
-		{"another server", 405, "Method Not Allowed", "(status 405). Check the credentials"},
+		{"web server without the API", 404, "<html>404 Not Found</html>", "responded with status 404 and did not accept the event"},
+		{"another server", 405, "Method Not Allowed", "responded with status 405 and did not accept"},
 		{"another server's page", 200, "<html>", "not come from the HTTP API"},
 		{"no body", 200, "", "not come from the HTTP API"},
 		{"array", 200, "[]", "not come from the HTTP API"},
 		{"endless", 200, strings.Repeat(" ", 1<<20), "not come from the HTTP API"},
-		{"endless error", 400, strings.Repeat("x", 1<<20), "not come from the HTTP API"},
+		{"endless error", 400, strings.Repeat("x", 1<<20), "refused the event as invalid"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -128,13 +127,14 @@ func TestErrorStatus(t *testing.T) {
 // InProcess passes the request to its handler, and Explain explains the handler's responses.
 func TestInProcess(t *testing.T) {
 	status := http.StatusOK
-	client := newClient("http://x", InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	client := newClient("http://x", nil)
+	client.HTTPClient = InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if body, err := io.ReadAll(r.Body); err != nil || !strings.Contains(string(body), `"c"`) {
 			t.Errorf("the body was %q, %v", body, err)
 		}
 		w.WriteHeader(status)
 		io.WriteString(w, "{}")
-	})).Transport)
+	}))
 	if err := client.Trigger("c", "e", "d"); err != nil {
 		t.Error(err)
 	}
@@ -180,12 +180,12 @@ func TestRefusedByClient(t *testing.T) {
 	}{
 		{client.Trigger("ä", "e", "d"), "The channel name is not valid", "channels' names are invalid"},
 		{client.Trigger("c", "e", strings.Repeat("x", 10<<10+1)), "Send at most 10 KB of data", "10241 bytes"},
-		{client.Trigger("private-encrypted-c", "e", "d"), "need an encryption master key", "No master encryption key"},
+		{client.Trigger("private-encrypted-c", "e", "d"), "The event was not sent: No master encryption key supplied. Change what", "No master encryption key"},
 		{client.Trigger("c", "e", make(chan int)), "can't be encoded as JSON (json: unsupported type: chan int), so the event was not sent", "chan int"},
 		{client.Trigger("c", "e", math.Inf(1)), "can't be encoded as JSON (json: unsupported value: +Inf)", "+Inf"},
 		{client.Trigger("c", "e", json.RawMessage("x")), "can't be encoded as JSON", "RawMessage"},
 		{badSocket, "two numbers with a dot between them", "socket_id invalid"},
-		{client.TriggerMulti(make([]string, 101), "e", "d"), "The event was not sent: You cannot trigger on more than 100 channels at once.", "100 channels"},
+		{client.TriggerMulti(make([]string, 101), "e", "d"), "The event was not sent: You cannot trigger on more than 100 channels at once. Change what", "100 channels"},
 	} {
 		wantExplained(t, tt.err, 500, tt.want)
 		if cause := Cause(tt.err).Error(); !strings.Contains(cause, tt.log) {
@@ -213,7 +213,7 @@ func TestNoConnection(t *testing.T) {
 		config := secure.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		config.Time = func() time.Time { return now }
 		config.ServerName = host
-		transport.next.TLSClientConfig = config
+		transport.TLSClientConfig = config
 		return transport
 	}
 	tests := []struct {
@@ -239,7 +239,7 @@ func TestNoConnection(t *testing.T) {
 		{"plain to a TLS port", strings.Replace(secure.URL, "https:", "http:", 1), newTransport(), "https in PUSHER_URL, or SECURE = True in app.cfg"},
 		{"unknown authority", secure.URL, newTransport(), "signed by an unknown authority, so the event was not sent"},
 		{"expired certificate", secure.URL, checking(time.Now().AddDate(200, 0, 0), ""), "Check this machine's clock first"},
-		{"certificate of another host", secure.URL, checking(time.Now(), "elsewhere.test"), "for another host name, so the event was not sent"},
+		{"certificate of another host", secure.URL, checking(time.Now(), "elsewhere.test"), "is not valid for this host, so the event was not sent"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -250,9 +250,9 @@ func TestNoConnection(t *testing.T) {
 
 // trusting returns a transport that trusts a test server's certificate and is otherwise the program's: replacing its
 // TLS configuration would hide which protocols it offers.
-func trusting(server *httptest.Server) transport {
+func trusting(server *httptest.Server) *http.Transport {
 	transport := newTransport()
-	transport.next.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	transport.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	return transport
 }
 
@@ -290,8 +290,8 @@ func secureServers(t *testing.T, test func(t *testing.T, server *httptest.Server
 func TestHTTPS(t *testing.T) {
 	secureServers(t, func(t *testing.T, server *httptest.Server, protocols func() []string) {
 		direct, proxied := trusting(server), trusting(server)
-		proxied.next.Proxy = proxyTo(newProxy(t, 0))
-		for name, transport := range map[string]transport{"direct": direct, "through a proxy": proxied} {
+		proxied.Proxy = proxyTo(newProxy(t, 0))
+		for name, transport := range map[string]*http.Transport{"direct": direct, "through a proxy": proxied} {
 			for range 3 {
 				if err := newClient(server.URL, transport).Trigger("c", "e", "d"); err != nil {
 					t.Errorf("%s: %v", name, err)
@@ -363,8 +363,8 @@ func (s *silencer) Write(b []byte) (int, error) {
 }
 
 // withDial replaces the dial function of a transport, and returns the transport.
-func withDial(transport transport, dial func(ctx context.Context, network, addr string) (net.Conn, error)) transport {
-	transport.next.DialContext = dial
+func withDial(transport *http.Transport, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	transport.DialContext = dial
 	return transport
 }
 
@@ -374,9 +374,9 @@ func proxyTo(address string) func(*http.Request) (*url.URL, error) {
 	return func(*http.Request) (*url.URL, error) { return url.Parse(address) }
 }
 
-func throughProxy(address string) transport {
+func throughProxy(address string) *http.Transport {
 	transport := newTransport()
-	transport.next.Proxy = proxyTo(address)
+	transport.Proxy = proxyTo(address)
 	return transport
 }
 
@@ -421,6 +421,7 @@ func TestProxyRefuses(t *testing.T) {
 		{"https://api-eu.pusher.com", 503, "(status 503), so the event was not sent"},
 		{"http://example.org", 407, "The proxy in HTTP_PROXY requires a user name and a password (status 407), so the event was not sent"},
 		{"http://example.org", 403, " or the proxy in HTTP_PROXY responded with status 403"},
+		{"http://example.org", 302, " or the proxy in HTTP_PROXY responded with status 302"},
 		{"http://example.org", 503, " or the proxy in HTTP_PROXY responded with status 503, so it is not known whether the event was sent"},
 	} {
 		t.Run(fmt.Sprint(tt.url, " ", tt.status), func(t *testing.T) {
@@ -498,7 +499,7 @@ func TestDialsAreLimited(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil, errors.New("too late")
 		})
-		transport.next.MaxConnsPerHost = most
+		transport.MaxConnsPerHost = most
 		for range 20 {
 			start := time.Now()
 			var calls sync.WaitGroup

@@ -30,7 +30,7 @@ type Server struct {
 // NewServer starts a Server. It is closed at the end of the test.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{channels: channels.New(channels.App{ID: "1234", Key: "testkey", Secret: "testsecret"}, channels.Options{}, slog.New(slog.DiscardHandler))}
+	s := &Server{channels: channels.New("1234", "testkey", "testsecret", slog.New(slog.DiscardHandler))}
 	s.HTTP = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		override := s.override

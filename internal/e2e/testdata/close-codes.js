@@ -8,7 +8,7 @@ async (base, key) => {
     4006: [`/app/${key}?protocol=seven`],
     4007: [`/app/${key}?protocol=8`],
     4008: [`/app/${key}`],
-    4100: [working, (socket) => { for (let i = 0; i < 600; i++) socket.send('{}'); }],
+    4100: [working, (socket) => { for (let i = 0; i < 600; i++) socket.send(' '.repeat(100) + '{}'); }],
     1003: [working, (socket) => socket.send(new Uint8Array(1))],
     1009: [working, (socket) => socket.send('x'.repeat(9000))],
     1000: [working, (socket) => socket.close(1000)],

@@ -81,7 +81,7 @@ async function clickIn(visible, hidden) {
     const page = await open(browser, false);
     const closeCodes = readFileSync(`${__dirname}/close-codes.js`, 'utf8');
     console.log(await page.evaluate(`(${closeCodes})(location.origin, document.body.dataset.key)`));
-    await page.goto(`${impatient}/healthz`);
+    await page.goto(`${impatient}/app/local`);
     console.log(await closeCode(page, impatient)); // 4201: no activity
     await page.goto('data:text/html,');
     console.log(await closeCode(page, url)); // 4009: another origin

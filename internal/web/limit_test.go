@@ -1,4 +1,4 @@
-package guard
+package web
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 
 // limited returns a handler with RateLimit for clients without a proxy.
 func limited(perSecond float64) http.Handler {
-	return RateLimit(noLog, perSecond, ClientAddress(false), ok)
+	return RateLimit(ok, perSecond, 0, noLog)
 }
 
 func TestRateLimit(t *testing.T) {
@@ -45,7 +45,9 @@ func TestRetryAfterOfAllClients(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := limited(perSecond)
 			for i := range 20 {
-				post(h, fmt.Sprintf("192.0.2.%d:1", i))
+				if w := post(h, fmt.Sprintf("192.0.2.%d:1", i)); w.Code != 200 {
+					t.Fatalf("click %d: status %d, want 200", i, w.Code)
+				}
 			}
 			w := post(h, "192.0.2.100:1")
 			if w.Code != 503 || w.Header().Get("Retry-After") != fmt.Sprint(seconds) {
@@ -129,61 +131,38 @@ func TestRateLimitBoundsMemory(t *testing.T) {
 	}
 }
 
-func TestMaxInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // synctest reports a request that blocks forever
-		inside, leave := make(chan bool), make(chan bool)
-		h := MaxInFlight(noLog, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			inside <- true
-			<-leave
-		}))
-		status := make(chan int)
-		for range 2 {
-			go func() { status <- post(h, "192.0.2.1:1").Code }()
-			<-inside
-		}
-		if w := post(h, "192.0.2.1:1"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
-			t.Errorf("one too many: status %d, Retry-After %q, want 503 and a delay", w.Code, w.Header().Get("Retry-After"))
-		}
-		leave <- true
-		<-status // wait for one to end, so that there is room for another
-		go func() { status <- post(h, "192.0.2.1:1").Code }()
-		<-inside
-		close(leave)
-		if a, b := <-status, <-status; a != 200 || b != 200 {
-			t.Errorf("status %d and %d, want 200", a, b)
-		}
-	})
-}
-
-func TestClientAddress(t *testing.T) {
-	const xff = "X-Forwarded-For"
+func TestClient(t *testing.T) {
 	tests := []struct {
-		name       string
-		from       string
-		trustProxy bool
-		header     []string
-		want       string
+		name    string
+		from    string
+		proxies int
+		lines   []string // of X-Forwarded-For
+		want    string
 	}{
-		{"IPv4", "192.0.2.1:80", false, nil, "192.0.2.1/32"},
-		{"IPv6", "[2001:db8:1:2:3::4]:80", false, nil, "2001:db8:1::/56"},
-		{"IPv6 with a zone", "[fe80::1%eth0]:80", false, nil, "fe80::/56"},
-		{"IPv4 in IPv6", "[::ffff:192.0.2.1]:80", false, nil, "192.0.2.1/32"},
-		{"header without a proxy", "192.0.2.1:80", false, []string{xff, "198.51.100.1"}, "192.0.2.1/32"},
-		{"proxied", "10.0.0.1:80", true, []string{xff, "198.51.100.1"}, "198.51.100.1/32"},
-		{"the last entry counts", "10.0.0.1:80", true, []string{xff, "1.1.1.1, 2.2.2.2,198.51.100.1"}, "198.51.100.1/32"},
-		{"proxied IPv6", "10.0.0.1:80", true, []string{xff, "1.1.1.1, 2001:db8:1:ff02::9"}, "2001:db8:1:ff00::/56"},
-		{"two headers", "10.0.0.1:80", true, []string{xff, "1.1.1.1", xff, "2.2.2.2"}, "10.0.0.1/32"},
-		{"garbage", "10.0.0.1:80", true, []string{xff, "unknown"}, "10.0.0.1/32"},
-		{"empty", "10.0.0.1:80", true, []string{xff, ""}, "10.0.0.1/32"},
+		{"IPv4", "192.0.2.1:80", 0, nil, "192.0.2.1/32"},
+		{"IPv6", "[2001:db8:1:2:3::4]:80", 0, nil, "2001:db8:1::/56"},
+		{"IPv6 with a zone", "[fe80::1%eth0]:80", 0, nil, "fe80::/56"},
+		{"IPv4 in IPv6", "[::ffff:192.0.2.1]:80", 0, nil, "192.0.2.1/32"},
+		{"header without a proxy", "192.0.2.1:80", 0, []string{"198.51.100.1"}, "192.0.2.1/32"},
+		{"proxied", "10.0.0.1:80", 1, []string{"198.51.100.1"}, "198.51.100.1/32"},
+		{"the last entry counts", "10.0.0.1:80", 1, []string{"1.1.1.1, 2.2.2.2,198.51.100.1"}, "198.51.100.1/32"},
+		{"proxied IPv6", "10.0.0.1:80", 1, []string{"1.1.1.1, 2001:db8:1:ff02::9"}, "2001:db8:1:ff00::/56"},
+		{"two lines, as from HAProxy", "10.0.0.1:80", 1, []string{"1.1.1.1", "2.2.2.2"}, "2.2.2.2/32"},
+		{"two proxies", "10.0.0.1:80", 2, []string{"1.1.1.1, 198.51.100.1, 10.0.0.2"}, "198.51.100.1/32"},
+		{"two proxies, two lines", "10.0.0.1:80", 2, []string{"1.1.1.1, 198.51.100.1", "10.0.0.2"}, "198.51.100.1/32"},
+		{"fewer entries than proxies", "10.0.0.1:80", 3, []string{"198.51.100.1, 10.0.0.2"}, "198.51.100.1/32"},
+		{"with a port, as from Azure", "10.0.0.1:80", 1, []string{"198.51.100.1:56789"}, "198.51.100.1/32"},
+		{"IPv6 with a port", "10.0.0.1:80", 1, []string{"[2001:db8:1:ff02::9]:56789"}, "2001:db8:1:ff00::/56"},
+		{"IPv6 in brackets", "10.0.0.1:80", 1, []string{"[2001:db8:1:ff02::9]"}, "2001:db8:1:ff00::/56"},
+		{"garbage", "10.0.0.1:80", 1, []string{"unknown"}, "10.0.0.1/32"},
+		{"empty", "10.0.0.1:80", 1, []string{""}, "10.0.0.1/32"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := httptest.NewRequest("POST", "/", nil)
 			r.RemoteAddr = tt.from
-			for i := 0; i < len(tt.header); i += 2 {
-				r.Header.Add(tt.header[i], tt.header[i+1])
-			}
-			if got := ClientAddress(tt.trustProxy)(r); got != netip.MustParsePrefix(tt.want) {
+			r.Header["X-Forwarded-For"] = tt.lines
+			if got := Client(r, tt.proxies); got != netip.MustParsePrefix(tt.want) {
 				t.Errorf("%v, want %s", got, tt.want)
 			}
 		})

@@ -1,0 +1,160 @@
+package terminal
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"pusher-sample/internal/settings"
+)
+
+// The error for a malformed address shows a valid one.
+func TestMalformedAddress(t *testing.T) {
+	for _, addr := range []string{"5001", "localhost", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:word", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
+		listener, err := Listen(addr)
+		if err == nil {
+			listener.Close()
+			t.Errorf("listening on %s succeeded, want an error", addr)
+			continue
+		}
+		text := err.Error()
+		if !strings.HasPrefix(text, "can't listen on "+addr+" (") || !strings.HasSuffix(text, "set -addr to HOST:PORT with an address of this machine, such as 127.0.0.1:5001, or to :5000 for all network interfaces") {
+			t.Errorf("%s: %s", addr, text)
+		}
+	}
+}
+
+// The error for an address in use is real; those for other causes are constructed.
+func TestErrors(t *testing.T) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	addr := first.Addr().String()
+	_, err = Listen(addr)
+	if want := addr + " is already in use by another program: stop it, or choose another address with -addr " + nextAddr(addr); err.Error() != want {
+		t.Errorf("in use: got %v, want %s", err, want)
+	}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{syscall.EADDRINUSE, ":80 is already in use"},
+		{syscall.Errno(10048), ":80 is already in use"}, // WSAEADDRINUSE
+		{syscall.EACCES, "no permission to listen on :80: choose another port"},
+		{syscall.Errno(10013), "no permission to listen on :80: choose another port"}, // WSAEACCES
+		{syscall.EADDRNOTAVAIL, "can't listen on :80 ("},
+		{errors.New("lookup nohost: no such host"), "can't listen on :80 ("},
+	} {
+		err := explain(&net.OpError{Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", tt.err)}, ":80")
+		if !strings.HasPrefix(err.Error(), tt.want) || !strings.Contains(err.Error(), "-addr ") {
+			t.Errorf("%v: got %v, want %s", tt.err, err, tt.want)
+		}
+	}
+}
+
+func TestNextAddr(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:5000": "127.0.0.1:5001", ":5000": ":5001", "[::1]:5001": "[::1]:5002", ":65535": ":1", "127.0.0.1:http": "127.0.0.1:81"} {
+		if got := nextAddr(addr); got != want {
+			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+	}
+}
+
+func TestPageURL(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:5000": "http://127.0.0.1:5000/",
+		"[::1]:5000":     "http://[::1]:5000/",
+		"192.0.2.1:80":   "http://192.0.2.1:80/",
+		"[::]:5000":      "http://127.0.0.1:5000/",
+		"0.0.0.0:5000":   "http://127.0.0.1:5000/",
+	} {
+		at, err := net.ResolveTCPAddr("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := PageURL(at); got != want {
+			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+	}
+	for url := range strings.FieldsSeq(networkURLs(5000)) {
+		if strings.Contains(url, "/127.") || strings.Contains(url, "/169.254.") || strings.Contains(url, "[") || !strings.HasSuffix(url, ":5000/") {
+			t.Errorf("other devices can't open %s", url)
+		}
+	}
+}
+
+// When ready, the program logs its settings. On loopback with the embedded server, it prints commands.
+func TestReady(t *testing.T) {
+	const hosted = "http://testkey:testsecret@api-eu.pusher.com/apps/1"
+	t.Chdir(t.TempDir())
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name      string
+		environ   []string
+		at        string
+		want, not []string
+	}{
+		{"embedded, loopback", []string{"RATE_LIMIT=2"}, "127.0.0.1:5000",
+			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 ", `events="embedded server"`, "rate_limit=2 trust_proxy=0",
+				`credentials="none in the environment, or in .env or app.cfg in ` + folder + `"`,
+				"Open http://127.0.0.1:5000/ in", "@127.0.0.1:5000/apps/1", "./my-sample trigger c e\n", "./my-sample -addr 127.0.0.1:5001\n"},
+			[]string{"localhost", "network"}},
+		{"embedded, all interfaces", nil, "[::]:5000", []string{"page=http://127.0.0.1:5000/ address=[::]:5000", "other devices"}, []string{"localhost", "PUSHER_URL"}},
+		{"hosted", []string{"PUSHER_URL=" + hosted, "TRUST_PROXY=1"}, "127.0.0.1:5000",
+			[]string{"events=api-eu.pusher.com credentials=PUSHER_URL cluster=eu rate_limit=1 trust_proxy=1"}, []string{"my-sample", "testkey", "testsecret"}},
+		{"Heroku", []string{"PUSHER_URL=" + hosted, "DYNO=web.1"}, "[::]:5000", []string{"msg=ready address=[::]:5000", "trust_proxy=1"},
+			[]string{"page=", "localhost", "127.0.0.1"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			config, err := settings.Load(tt.environ, ".")
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, err := net.ResolveTCPAddr("tcp", tt.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			Ready(config, at, "./my-sample", "c", "e", slog.New(slog.NewTextHandler(&out, nil)), &out)
+			for _, want := range tt.want {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the output has no %s", want)
+				}
+			}
+			for _, not := range tt.not {
+				if strings.Contains(out.String(), not) {
+					t.Errorf("the output has %s", not)
+				}
+			}
+			if t.Failed() {
+				t.Log(out.String())
+			}
+		})
+	}
+}
+
+// The printed commands begin with the command that started the program.
+func TestCommand(t *testing.T) {
+	for _, tt := range []struct{ goos, program, want string }{
+		{"linux", "/tmp/go-build123/b001/exe/pusher-sample", "PUSHER_URL=u go run ."},
+		{"linux", "./pusher-sample", "PUSHER_URL=u ./pusher-sample"},
+		{"linux", "/my apps/pusher-sample", "PUSHER_URL=u '/my apps/pusher-sample'"},
+		{"windows", `C:\Temp\go-build123\b001\exe\pusher-sample.exe`, "$env:PUSHER_URL='u'; go run ."},
+		{"windows", `C:\My Apps\pusher-sample.exe`, `$env:PUSHER_URL='u'; & 'C:\My Apps\pusher-sample.exe'`},
+	} {
+		if got := command(tt.goos, tt.program, "u"); got != tt.want {
+			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}

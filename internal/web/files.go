@@ -1,0 +1,88 @@
+// Package web serves the page and its files, protects the app from the internet, and shuts it down gracefully. Its own
+// error responses are one or two sentences of plain text.
+package web
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+// Page returns a handler that serves templates/index.html, rendered with data: once or, if live is true, for each request.
+func Page(files fs.FS, data any, live bool) (http.Handler, error) {
+	page, tag, err := render(files, data)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page, tag, err := page, tag, err
+		if live {
+			page, tag, err = render(files, data)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		serve(w, r, ".html", page, tag)
+	}), err
+}
+
+func render(files fs.FS, data any) (page []byte, tag string, err error) {
+	text, err := fs.ReadFile(files, "templates/index.html")
+	if err != nil {
+		return nil, "", err
+	}
+	t, err := template.New("index.html").Parse(string(text))
+	if err != nil {
+		return nil, "", err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, data)
+	return b.Bytes(), etag(b.Bytes()), err
+}
+
+// Static returns a handler that serves the files in static/, except those whose path has an element that begins with a
+// dot.
+func Static(files fs.FS) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		content, err := fs.ReadFile(files, name)
+		if err != nil || strings.Contains(r.URL.Path, "/.") {
+			http.NotFound(w, r)
+			return
+		}
+		serve(w, r, path.Ext(name), content, etag(content))
+	}
+}
+
+// serve writes a file. Browsers cache it, and revalidate it on each use. There are no ranges: one request for thousands of
+// ranges would cost as much as hundreds of requests.
+func serve(w http.ResponseWriter, r *http.Request, ext string, content []byte, tag string) {
+	r.Header.Del("Range")
+	header := w.Header()
+	header.Set("Cache-Control", "no-cache")
+	header.Set("Content-Type", cmp.Or(contentTypes[ext], "application/octet-stream"))
+	header.Set("Etag", tag)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}
+
+func etag(content []byte) string { return fmt.Sprintf(`"%.12x"`, sha256.Sum256(content)) }
+
+// contentTypes are the types of files that pages use. The operating system's list may have others for them.
+var contentTypes = map[string]string{
+	".css":   "text/css; charset=utf-8",
+	".gif":   "image/gif",
+	".html":  "text/html; charset=utf-8",
+	".jpg":   "image/jpeg",
+	".js":    "text/javascript; charset=utf-8",
+	".json":  "application/json",
+	".mp3":   "audio/mpeg",
+	".png":   "image/png",
+	".svg":   "image/svg+xml",
+	".webp":  "image/webp",
+	".woff2": "font/woff2",
+}

@@ -1,0 +1,173 @@
+package web
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// testFiles returns a file system with files that are served, and others with a secret, which are not.
+func testFiles() fstest.MapFS {
+	return fstest.MapFS{
+		"templates/index.html": {Data: []byte("<p>{{.Name}}")},
+		"static/app.js":        {Data: []byte("console.log(1)")},
+		"static/style.css":     {Data: []byte("p {}")},
+		"static/deep/x.svg":    {Data: []byte("<svg/>")},
+		"static/x.unknown":     {Data: []byte("<html>")},
+		"static/.env":          {Data: []byte("SECRET = 'x'")},
+		"static/.git/config":   {Data: []byte("SECRET = 'x'")},
+		"app.cfg":              {Data: []byte("SECRET = 'x'")},
+	}
+}
+
+var data = struct{ Name string }{"<b>"}
+
+// get returns the response of h to a request for path.
+func get(h http.Handler, method, path string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestFiles(t *testing.T) {
+	page, err := Page(testFiles(), data, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	static := Static(testFiles())
+	tests := []struct {
+		path        string
+		status      int
+		contentType string
+		body        string
+	}{
+		{"/", 200, "text/html; charset=utf-8", "<p>&lt;b&gt;"},
+		{"/static/app.js", 200, "text/javascript; charset=utf-8", "console.log(1)"},
+		{"/static/style.css", 200, "text/css; charset=utf-8", "p {}"},
+		{"/static/deep/x.svg", 200, "image/svg+xml", "<svg/>"},
+		{"/static/x.unknown", 200, "application/octet-stream", "<html>"},
+		{"/static/", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/deep", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/..%5capp.cfg", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/%00app.js", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.env", 404, "text/plain; charset=utf-8", "page not found"},
+		{"/static/.git/config", 404, "text/plain; charset=utf-8", "page not found"},
+	}
+	for _, tt := range tests {
+		for _, method := range []string{"GET", "HEAD"} {
+			t.Run(method+" "+tt.path, func(t *testing.T) {
+				h := http.Handler(static)
+				if tt.path == "/" {
+					h = page
+				}
+				w := get(h, method, tt.path)
+				if w.Code != tt.status || w.Header().Get("Content-Type") != tt.contentType {
+					t.Errorf("status %d, type %s", w.Code, w.Header().Get("Content-Type"))
+				}
+				if method == "GET" && !strings.Contains(w.Body.String(), tt.body) {
+					t.Errorf("%q, want %q", w.Body, tt.body)
+				}
+				if tt.status != 200 {
+					return
+				}
+				tag := w.Header().Get("Etag")
+				if w.Header().Get("Cache-Control") != "no-cache" || tag == "" {
+					t.Errorf("headers %v", w.Header())
+				}
+				if w := get(h, method, tt.path, "If-None-Match", `"x", W/`+tag); w.Code != 304 || w.Body.Len() > 0 {
+					t.Errorf("with its tag: status %d, %q", w.Code, w.Body)
+				}
+				if w := get(h, method, tt.path, "If-None-Match", `"x"`); w.Code != 200 {
+					t.Errorf("with another tag: status %d", w.Code)
+				}
+			})
+		}
+	}
+}
+
+// A file that has changed has another tag.
+func TestTags(t *testing.T) {
+	changed := testFiles()
+	changed["static/app.js"] = &fstest.MapFile{Data: []byte("console.log(2)")}
+	before, after := get(Static(testFiles()), "GET", "/static/app.js"), get(Static(changed), "GET", "/static/app.js")
+	if before.Header().Get("Etag") == after.Header().Get("Etag") {
+		t.Error("the file has changed, but its tag has not")
+	}
+}
+
+// The server ignores Range: thousands of ranges in one request would cost as much as hundreds of requests.
+func TestNoRanges(t *testing.T) {
+	w := get(Static(testFiles()), "GET", "/static/app.js", "Range", "bytes=0-0"+strings.Repeat(",0-0", 3800))
+	if w.Code != 200 || w.Body.String() != "console.log(1)" {
+		t.Errorf("status %d, %d bytes", w.Code, w.Body.Len())
+	}
+}
+
+func TestBadTemplate(t *testing.T) {
+	for _, text := range []string{"one\n{{", "one\n{{.Nothing}}"} {
+		files := maps.Clone(testFiles())
+		files["templates/index.html"] = &fstest.MapFile{Data: []byte(text)}
+		if _, err := Page(files, data, false); err == nil || !strings.Contains(err.Error(), "index.html:2") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// A live page and the files of an [os.Root] are read on each request, and links can't lead out of the folder.
+func TestLive(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, testFiles()); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	page, err := Page(root.FS(), data, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	static := Static(root.FS())
+	for _, tt := range []struct {
+		file, text, path string
+		status           int
+		want             string
+	}{
+		{"templates/index.html", "edited {{.Name}}", "/", 200, "edited &lt;b&gt;"},
+		{"templates/index.html", "one\n{{.Nothing}}", "/", 500, "index.html:2"},
+		{"templates/index.html", "one\n{{", "/", 500, "index.html:2"},
+		{"templates/index.html", "repaired", "/", 200, "repaired"},
+		{"static/app.js", "console.log(2)", "/static/app.js", 200, "console.log(2)"},
+		{"static/new.css", "p {}", "/static/new.css", 200, "p {}"},
+		{"main.go", "package main", "/static/../main.go", 404, "page not found"},
+		{"static/.env", "SECRET = 'x'", "/static/.env", 404, "page not found"},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, tt.file), []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := http.Handler(static)
+		if tt.path == "/" {
+			h = page
+		}
+		if w := get(h, "GET", tt.path); w.Code != tt.status || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s with %q: %d %q", tt.path, tt.text, w.Code, w.Body)
+		}
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "static/link")); err != nil {
+		t.Skip("can't create a symbolic link: ", err)
+	}
+	if w := get(static, "GET", "/static/link"); w.Code != 404 {
+		t.Errorf("a link out of the folder: %d %.100q", w.Code, w.Body)
+	}
+}

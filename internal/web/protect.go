@@ -1,0 +1,63 @@
+package web
+
+import (
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// Protect sets the security headers of every response, and rejects requests that another site's page sent (see
+// [http.CrossOriginProtection]). The Content-Security-Policy allows the page to load pusher-js from its CDN, to connect to
+// the origins in connect, which are separated by spaces, and otherwise to use its own origin only.
+//
+// If proxies is not 0, X-Forwarded-Host replaces the request's Host. Its first value is the browser's, even if there are
+// several proxies. A client can forge it, but not a page of another site in a browser, which is what the Host is for.
+//
+// If local, the URL of the page on a loopback address, is not "", Protect rejects requests whose Host is neither localhost
+// nor an IP address with 421, against DNS rebinding: an attacker makes the name of a site resolve to 127.0.0.1, so that
+// pages of that site can read this page and send clicks.
+func Protect(next http.Handler, connect string, proxies int, local string, log *slog.Logger) http.Handler {
+	headers := http.Header{ // shared by all responses, to avoid allocations
+		"Content-Security-Policy": {"script-src 'self' https://js.pusher.com/8.6.0/; " +
+			strings.TrimSpace("connect-src 'self' "+connect) + "; default-src 'none'; style-src 'self'; " +
+			"img-src 'self' data:; font-src 'self'; media-src 'self'; form-action 'self'; frame-ancestors 'none'; " +
+			"base-uri 'none'"},
+		"Referrer-Policy":        {"no-referrer"},
+		"X-Content-Type-Options": {"nosniff"},
+	}
+	reject := func(w http.ResponseWriter, r *http.Request, status int, text string) {
+		log.Debug("request rejected", "status", status, "host", r.Host, "origin", r.Header.Get("Origin"))
+		http.Error(w, text, status)
+	}
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reject(w, r, http.StatusForbidden, "Another site's page sent this request, or a reverse proxy changed the Host header. "+
+			"Click the button on this site's own page, or make the proxy forward Host unchanged.")
+	}))
+	next = sameOrigin.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		maps.Copy(w.Header(), headers)
+		if forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ","); proxies > 0 && forwarded != "" {
+			r.Host = strings.TrimSpace(forwarded)
+		}
+		// An Origin never has the default port, but some proxies add it to the Host.
+		r.Host = strings.TrimSuffix(strings.TrimSuffix(r.Host, ":443"), ":80")
+		if local != "" && !isLocal(r.Host) {
+			reject(w, r, http.StatusMisdirectedRequest, "This server accepts requests for localhost and IP addresses only: open "+
+				local+" instead. Only if a reverse proxy or a tunnel on this machine forwards requests to this server, set "+
+				"TRUST_PROXY=1.")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// isLocal reports whether host[:port] is localhost, a name that ends with .localhost, or an IP address.
+func isLocal(hostport string) bool {
+	host := strings.ToLower((&url.URL{Host: hostport}).Hostname())
+	_, err := netip.ParseAddr(host)
+	return err == nil || host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
