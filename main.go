@@ -134,8 +134,8 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 		Key: server.Key, Cluster: server.Cluster, Socket: server.SocketURL, Debug: a.debug,
 	}
 	if a.settings.Heroku && server.Embedded() {
-		p.Notice = "PUSHER_URL is not set, so each dyno runs its own embedded server, and clicks don't reach pages connected " +
-			"to other dynos. Set PUSHER_URL to send all events through Pusher."
+		p.Notice = "PUSHER_URL is not set, so each dyno runs its own embedded server, and clicks don't reach pages " +
+			"connected to other dynos. Set PUSHER_URL to send all events through Pusher."
 		a.log.Warn(p.Notice)
 	}
 	files := fs.FS(bundled)
@@ -148,8 +148,8 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 	}
 	index, err := web.Page(files, p, a.debug)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start the app in the folder " +
-			"with its source code")
+		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start the app in the " +
+			"folder with its source code")
 	} else if err != nil {
 		return nil, err
 	}
@@ -169,8 +169,8 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 	return web.Protect(mux, server.ConnectOrigins(), proxies, local, a.log), nil
 }
 
-// servePush handles a click. It triggers the event even if the browser disconnects, because the event is also for the other
-// pages.
+// servePush handles a click. It triggers the event even if the browser disconnects, because the event is also for the
+// other pages.
 func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 	err := a.pusher.Trigger(channel, event, map[string]string{"message": message})
 	a.respond(w, err)
@@ -189,13 +189,21 @@ func (a *app) respond(w http.ResponseWriter, err error) {
 	http.Error(w, text, status)
 }
 
+// checkChannel returns an error if pages can't subscribe to a channel of the embedded server.
+func checkChannel(name string) error {
+	if channels.IsPublic(name) {
+		return nil
+	}
+	return fmt.Errorf("the embedded Channels server has public channels only, so pages can't subscribe to %s: set "+
+		"PUSHER_URL, fill in app.cfg, or rename the channel in main.go", name)
+}
+
 // serve serves the app until ctx is done. The argument program is the program's name on the command line.
 func (a *app) serve(ctx context.Context, program string, stdout io.Writer) error {
 	if a.channels != nil {
 		defer a.channels.Close()
-		if !channels.IsPublic(channel) {
-			return fmt.Errorf("the embedded Channels server has public channels only, so pages can't subscribe to %s: set "+
-				"PUSHER_URL, fill in app.cfg, or rename the channel in main.go", channel)
+		if err := checkChannel(channel); err != nil {
+			return err
 		}
 	}
 	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {

@@ -119,7 +119,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/app.cfg", 404, "", "404 page not found"},
 		{"GET", "/templates/index.html", 404, "", "404 page not found"},
 		{"GET", "/app/local", 426, "", "WebSocket"},
-		{"POST", "/apps/1/events", 401, "", "must be signed"},
+		{"POST", "/apps/1/events", 401, "", "sign every request"},
 		{"GET", "/apps/1/events", 405, "POST", "Method Not Allowed"},
 	}
 	for _, tt := range tests {
@@ -377,6 +377,20 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("the error has several lines or contains a secret: %v", err)
 			}
 		})
+	}
+}
+
+// With the embedded server, a channel that needs authorization is an error at start.
+func TestCheckChannel(t *testing.T) {
+	for _, name := range []string{"private-channel1", "presence-channel1", "private-encrypted-channel1"} {
+		if err := checkChannel(name); err == nil || !strings.Contains(err.Error(), "public channels only, so pages can't subscribe to "+name+": set PUSHER_URL") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range []string{channel, "my-private-channel"} {
+		if err := checkChannel(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

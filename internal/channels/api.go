@@ -38,31 +38,21 @@ func fail(status int, format string, args ...any) *apiError {
 	return &apiError{status, fmt.Sprintf(format, args...)}
 }
 
-// serveEvents serves POST /apps/{id}/events.
+// serveEvents serves POST /apps/{id}/events and POST /apps/{id}/batch_events. It publishes all events in the body, or
+// none if one of them is invalid.
 func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
-	var e event
-	err := s.decode(w, r, &e)
-	s.trigger(w, r, []event{e}, err)
-}
-
-// serveBatch serves POST /apps/{id}/batch_events.
-func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request) {
-	var b struct {
+	var body struct {
+		event
 		Batch []event `json:"batch"`
 	}
-	err := s.decode(w, r, &b)
-	switch n := len(b.Batch); {
-	case err != nil:
-	case n == 0 || n > maxBatch:
-		err = fail(http.StatusBadRequest, "A batch must have 1 to %d events, not %d", maxBatch, n)
-	case slices.ContainsFunc(b.Batch, func(e event) bool { return len(e.Channels) > 0 }):
-		err = fail(http.StatusBadRequest, "An event in a batch goes to one channel: use channel, not channels")
+	err := s.decode(w, r, &body)
+	events := []event{body.event}
+	if strings.HasSuffix(r.URL.Path, "/batch_events") {
+		events = body.Batch
 	}
-	s.trigger(w, r, b.Batch, err)
-}
-
-// trigger publishes all events, or none if err is not nil or an event is invalid, and responds.
-func (s *Server) trigger(w http.ResponseWriter, r *http.Request, events []event, err *apiError) {
+	if n := len(events); err == nil && (n == 0 || n > maxBatch) {
+		err = fail(http.StatusBadRequest, "A batch must have 1 to %d events, not %d", maxBatch, n)
+	}
 	for i := 0; err == nil && i < len(events); i++ {
 		err = events[i].validate()
 	}
@@ -98,32 +88,32 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 	return nil
 }
 
-// authenticate checks the auth parameters of a request, in the order that gives the most helpful error. They are described
-// at https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication.
+// authenticate checks the auth parameters of a request, in the order that gives the most helpful error. See
+// https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication.
 func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	signed := make(map[string]string) // the other parameters, unescaped, by their names in lower case
 	for name, values := range query {
 		signed[strings.ToLower(name)] = strings.Join(values, ",")
 	}
 	delete(signed, "auth_signature")
-	var parameters []string
-	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		parameters = append(parameters, name+"="+signed[name])
+	text := r.Method + "\n" + r.URL.Path + "\n"
+	for i, name := range slices.Sorted(maps.Keys(signed)) {
+		if i > 0 {
+			text += "&"
+		}
+		text += name + "=" + signed[name]
 	}
-	text := r.Method + "\n" + r.URL.Path + "\n" + strings.Join(parameters, "&")
 	mac := hmac.New(sha256.New, []byte(s.secret))
 	io.WriteString(mac, text)
-	stamp, err := strconv.ParseInt(query.Get("auth_timestamp"), 10, 64)
+	stamp, _ := strconv.ParseInt(query.Get("auth_timestamp"), 10, 64)
 	now := time.Now()
 	switch {
 	case query.Get("auth_signature") == "":
-		return fail(http.StatusUnauthorized, "The query parameter auth_signature is missing: every request must be signed")
+		return fail(http.StatusUnauthorized, "The query parameter auth_signature is missing: sign every request")
 	case r.PathValue("id") != s.appID:
 		return fail(http.StatusNotFound, "Unknown app: this server has no app with the ID %.40q", r.PathValue("id"))
 	case query.Get("auth_key") != s.key:
 		return fail(http.StatusBadRequest, "Unknown auth_key: it must be this app's key")
-	case err != nil:
-		return fail(http.StatusUnauthorized, "Invalid auth_timestamp: it must be a Unix time in seconds")
 	case stamp < now.Unix()-maxClockSkew || stamp > now.Unix()+maxClockSkew:
 		return fail(http.StatusUnauthorized, "Timestamp expired: Given timestamp (%s) not within %ds of server time (%s)",
 			time.Unix(stamp, 0).UTC().Format(time.RFC3339), maxClockSkew, now.UTC().Format(time.RFC3339))
@@ -145,12 +135,13 @@ func IsPublic(channel string) bool {
 	return !strings.HasPrefix(channel, "private-") && !strings.HasPrefix(channel, "presence-")
 }
 
-func validChannel(name string) bool {
-	return len(name) <= maxChannelName && channelName.MatchString(name)
-}
-
-func invalidChannel(name string) string {
-	return fmt.Sprintf("Invalid channel name %.40q: use 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", name, maxChannelName)
+// checkChannel returns what is wrong with the name of a channel, or "".
+func checkChannel(name string) string {
+	if len(name) <= maxChannelName && channelName.MatchString(name) {
+		return ""
+	}
+	return fmt.Sprintf("Invalid channel name %.40q: use 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", name,
+		maxChannelName)
 }
 
 // validate checks an event against the protocol's limits. If only Channel is set, it sets Channels.
@@ -166,13 +157,13 @@ func (e *event) validate() *apiError {
 	case e.Data == nil:
 		return fail(http.StatusBadRequest, "The event has no data: set it to a string")
 	case len(*e.Data) > maxEventData:
-		return fail(http.StatusRequestEntityTooLarge, "The data of this event is %d bytes: send at most %d bytes", len(*e.Data), maxEventData)
+		return fail(http.StatusRequestEntityTooLarge, "The event's data is over %d bytes: send less", maxEventData)
 	case e.SocketID != "" && !socketID.MatchString(e.SocketID):
 		return fail(http.StatusBadRequest, "Invalid socket_id: it must be two numbers with a dot between them")
 	}
 	for _, name := range e.Channels {
-		if !validChannel(name) {
-			return fail(http.StatusBadRequest, "%s", invalidChannel(name))
+		if problem := checkChannel(name); problem != "" {
+			return fail(http.StatusBadRequest, "%s", problem)
 		}
 	}
 	return nil

@@ -68,14 +68,7 @@ func (c *connection) write() {
 		frames, count := c.queue, len(c.queue)
 		c.queue = nil // so that an idle connection uses no memory for frames
 		c.mu.Unlock()
-		var n int64
-		var err error
-		if count == 1 { // the usual case; write costs less than writev
-			_, err = c.Conn.Write(frames[0])
-			n = int64(len(frames[0]))
-		} else {
-			n, err = frames.WriteTo(c.Conn)
-		}
+		n, err := frames.WriteTo(c.Conn)
 		c.mu.Lock()
 		c.queuedFrames -= count
 		c.queuedBytes -= int(n)
@@ -163,27 +156,26 @@ func (c *connection) extendDeadline(d time.Duration) {
 	}
 }
 
-// serve handles the client's messages until a close frame or an error ends the WebSocket.
+// serve handles the client's messages until a close frame or an error ends the WebSocket. After an error, it discards
+// what the client still sends: unread data would make the operating system reset the connection, and the client could
+// lose the close frame. Browsers report a clean close only if they can send a close frame before the server ends the
+// stream.
 func (c *connection) serve() {
 	defer c.server.remove(c)
 	defer c.Conn.Close()
 	err := c.readMessages()
-	if err != errClosed {
-		c.close(closeCode(err))
+	if err == errClosed {
+		c.flush()
+		return
 	}
+	c.close(closeCode(err))
 	c.flush()
-	if err != errClosed {
-		// Discard what the client still sends: unread data would make the operating system reset the connection, and the
-		// client could lose the close frame. Browsers report a clean close only if they can send a close frame before the
-		// server ends the stream.
-		timer := time.AfterFunc(lingerTime, func() {
-			if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-				tcp.CloseWrite()
-			}
-		})
-		io.Copy(io.Discard, c.Conn) // until the client closes its side, or closeTimeout has passed
-		timer.Stop()
-	}
+	defer time.AfterFunc(lingerTime, func() {
+		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+			tcp.CloseWrite()
+		}
+	}).Stop()
+	io.Copy(io.Discard, c.Conn) // until the client closes its side, or closeTimeout has passed
 }
 
 // readMessages handles frames until an error occurs. After a close frame, it returns errClosed.
@@ -220,8 +212,8 @@ func (c *connection) readMessages() error {
 	}
 }
 
-// control handles a control frame (RFC 6455, section 5.5). It responds to a ping with a pong, and to a close frame with a
-// close frame. After a close frame, it returns errClosed.
+// control handles a control frame (RFC 6455, section 5.5). It responds to a ping with a pong, and to a close frame with
+// a close frame. After a close frame, it returns errClosed.
 func (c *connection) control(header ws.Header, r io.Reader) error {
 	payload := make([]byte, header.Length) // at most 125 bytes
 	if _, err := io.ReadFull(r, payload); err != nil {

@@ -105,9 +105,11 @@ func FuzzFrames(f *testing.F) {
 	server := httptest.NewServer(s)
 	f.Cleanup(func() { server.Close(); s.Close() })
 	witness := dialRaw(f, server)
+	s.mu.Lock()
 	for c := range s.connections {
 		c.received.SetLimit(rate.Inf)
 	}
+	s.mu.Unlock()
 	f.Fuzz(func(t *testing.T, bytes []byte) {
 		witness.t = t
 		witness.conn.SetDeadline(time.Now().Add(timeout))

@@ -1,14 +1,14 @@
 // Package channels provides a Pusher Channels server that runs inside a Go program, so that an app can be developed and
 // tested without a Pusher account. It serves one app's public channels, in memory. Clients such as pusher-js subscribe
-// over WebSockets, with version 5, 6 or 7 of the Channels protocol. Libraries such as pusher-http-go trigger events over
-// the HTTP API.
+// over WebSockets, with version 5, 6 or 7 of the Channels protocol. Libraries such as pusher-http-go trigger events
+// over the HTTP API.
 //
 //	GET  /app/{key}               opens a WebSocket, on which the client subscribes
 //	POST /apps/{id}/events        triggers one event on up to 100 channels
 //	POST /apps/{id}/batch_events  triggers up to 10 events
 //
-// Not implemented: private, presence, encrypted and cache channels, client events, user authentication, webhooks, and API
-// requests that query channels. Events are not stored: only current subscribers receive an event.
+// Not implemented: private, presence, encrypted and cache channels, client events, user authentication, webhooks, and
+// API requests that query channels. Events are not stored: only current subscribers receive an event.
 package channels
 
 import (
@@ -69,8 +69,8 @@ const (
 
 // Server is an http.Handler that serves one app's channels. Its exported fields may be changed before it is used.
 type Server struct {
-	PingAfter   time.Duration // inactivity of a client after which the server sends a ping; by default 25 s
-	PongTimeout time.Duration // inactivity after that ping until the server closes the connection; by default 35 s
+	PingAfter   time.Duration // inactivity of a client after which the server sends a ping; 25 s
+	PongTimeout time.Duration // inactivity after that ping until the server closes the connection; 35 s
 
 	appID, key, secret string
 	log                *slog.Logger
@@ -100,15 +100,15 @@ func New(appID, key, secret string, log *slog.Logger) *Server {
 	}
 	s.mux.HandleFunc("GET /app/{key}", s.serveWebSocket)
 	s.mux.HandleFunc("POST /apps/{id}/events", s.serveEvents)
-	s.mux.HandleFunc("POST /apps/{id}/batch_events", s.serveBatch)
+	s.mux.HandleFunc("POST /apps/{id}/batch_events", s.serveEvents)
 	return s
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close refuses new connections, asks every client to reconnect at once (close code 4200), and waits for all connections
-// to end, which takes at most about 2 s. It may be called more than once.
+// Close refuses new connections, asks every client to reconnect at once (close code 4200), and waits for all
+// connections to end, which takes at most about 2 s. It may be called more than once.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -119,13 +119,14 @@ func (s *Server) Close() {
 	s.open.Wait()
 }
 
-// serveWebSocket upgrades a request to a WebSocket.
+// serveWebSocket upgrades a request to a WebSocket, and registers the connection. It sends either
+// pusher:connection_established or the reason why it closes the connection: over the WebSocket, because browsers hide
+// handshake failures from pages. A refused connection counts toward the limit until it has ended.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || !r.ProtoAtLeast(1, 1) {
 		s.log.Debug("WebSocket handshake failed: a proxy must use HTTP/1.1 and forward the Upgrade and Connection headers")
-		w.Header().Set("Upgrade", "websocket")
-		http.Error(w, "Not a WebSocket handshake: connect with a Channels client such as pusher-js. "+
-			"A reverse proxy must use HTTP/1.1 and forward the Upgrade and Connection headers.", http.StatusUpgradeRequired)
+		http.Error(w, "Not a WebSocket handshake: connect with a Channels client such as pusher-js. A reverse proxy must "+
+			"use HTTP/1.1 and forward the Upgrade and Connection headers.", http.StatusUpgradeRequired)
 		return
 	}
 	conn, buffered, _, err := ws.HTTPUpgrader{Timeout: closeTimeout}.Upgrade(r, w)
@@ -139,16 +140,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // frames that arrived with the handshake
 	c := &connection{Conn: conn, server: s, early: bytes.Clone(early), received: rate.NewLimiter(receiveRate, receiveBurst)}
 	c.written.L = &c.mu
-	s.admit(c, r)
-}
 
-// admit registers c and sends either pusher:connection_established or the reason why it closes c: over the WebSocket,
-// because browsers hide handshake failures from pages. A refused connection counts toward the limit until it has ended.
-func (s *Server) admit(c *connection, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		c.Conn.Close() // not with code 4200, after which pusher-js would retry without a pause
+		conn.Close() // not with code 4200, after which pusher-js would retry without a pause
 		return
 	}
 	s.lastID++
@@ -188,9 +184,9 @@ func (s *Server) refusal(r *http.Request) (code ws.StatusCode, reason string) {
 	return 0, ""
 }
 
-// allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page must be from this server's
-// host and port or, if the client is on this machine, from any loopback address. Requests without an Origin are allowed:
-// only programs other than browsers omit it. The scheme is not compared: a proxy may terminate TLS.
+// allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page must be from this
+// server's host and port or, if the client is on this machine, from any loopback address. Requests without an Origin
+// are allowed: only programs other than browsers omit it. The scheme is not compared: a proxy may terminate TLS.
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	page, err := url.Parse(origin)
@@ -214,8 +210,8 @@ func (s *Server) remove(c *connection) {
 	s.log.Debug("disconnected", "connection", c.id)
 }
 
-// subscribe adds c to the subscribers of a channel and sends c pusher_internal:subscription_succeeded, or pusher:error if
-// the subscription is not possible.
+// subscribe adds c to the subscribers of a channel and sends c pusher_internal:subscription_succeeded, or pusher:error
+// if the subscription is not possible.
 func (s *Server) subscribe(c *connection, channel string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

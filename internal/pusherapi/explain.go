@@ -24,9 +24,9 @@ func Cause(err error) error {
 }
 
 // Explain returns the HTTP status to respond with after a failed call by pusher-http-go (504 for a timeout, 500 if
-// pusher-http-go itself refused the event, otherwise 502), and a few sentences that say why the call failed and how to fix
-// it. Visitors to the page see this text, so it contains no host, URL, key or secret from the settings, and no text from
-// the response. The argument server is a name, such as "Pusher".
+// pusher-http-go itself refused the event, otherwise 502), and a few sentences that say why the call failed and how to
+// fix it. Visitors to the page see this text, so it contains no host, URL, key or secret from the settings, and no text
+// from the response. The argument server is a name, such as "Pusher".
 func Explain(err error, server string) (status int, text string) {
 	call, ok := errors.AsType[*callError](err)
 	switch status = http.StatusBadGateway; {
@@ -54,13 +54,13 @@ func Explain(err error, server string) (status int, text string) {
 	return status, text
 }
 
-// In the texts below, {server} stands for the server's name, {proxy} for the proxy of the call, {via} for " through" that
-// proxy if there is one, {status} for the status of the response, and {clock} for the result of callError.clock.
+// In the texts below, {server} stands for the server's name, {proxy} for the proxy of the call, {via} for " through"
+// that proxy if there is one, {status} for the status of the response, and {clock} for the result of callError.clock.
 const (
-	notAPI = "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to use " +
-		"http or https."
-	proxyPassword = "{proxy} requires a user name and a password (status 407), so the event was not sent. Set the variable " +
-		"to USER:PASSWORD@HOST:PORT, or ask the proxy's administrator."
+	notAPI = "The response did not come from the HTTP API of a Channels server. Check the host and port, and whether to " +
+		"use http or https."
+	proxyPassword = "{proxy} requires a user name and a password (status 407), so the event was not sent. Set the " +
+		"variable to USER:PASSWORD@HOST:PORT, or ask the proxy's administrator."
 	tooLarge     = "The event is too large. Send at most 10 KB of data, or a link to the data."
 	validChannel = "1 to 164 characters (A-Z a-z 0-9 _ - = @ , . ;)"
 	serverLog    = "the server's log (for Pusher, status.pusher.com)"
@@ -75,20 +75,21 @@ func (e *callError) explainStatus() string {
 	switch s := e.status; {
 	case s == 401 && says("timestamp expired"):
 		return "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's " +
-			"clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and Windows. " +
-			"If the clock of a virtual machine or WSL drifted during sleep, restart it."
+			"clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and " +
+			"Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."
 	case s == 401 && (says("signature") || !blamesApp): // a text about the signature may contain auth_key
-		return "{server} refused the signature: the secret is wrong, or belongs to another key. Copy the key and the secret " +
-			"again from the same Channels app or, if that server is another pusher-sample, from the PUSHER_URL that it prints now."
+		return "{server} refused the signature: the secret is wrong, or belongs to another key. Copy the key and the " +
+			"secret again from the same Channels app or, if that server is another pusher-sample, from the PUSHER_URL that it " +
+			"prints now."
 	case s == 401, s == 400 && blamesApp, s == 404 && says("app"):
-		return "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App Keys " +
-			"page on the Pusher dashboard, or with the server's configuration."
+		return "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App " +
+			"Keys page on the Pusher dashboard, or with the server's configuration."
 	case s == 400 && says("http request to an https server", "plain http"):
-		return "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True in " +
-			"app.cfg."
+		return "{server} requires TLS on that port, so the event was not sent. Use https in PUSHER_URL, or SECURE = True " +
+			"in app.cfg."
 	case s == 403 && says("quota"):
-		return "{server} refused the event: the app's message quota is used up. Wait until it is renewed (daily with Pusher), " +
-			"or choose a larger plan."
+		return "{server} refused the event: the app's message quota is used up. Wait until it is renewed (daily with " +
+			"Pusher), or choose a larger plan."
 	case s == 413:
 		return tooLarge
 	case s == 400, s == 422:
@@ -105,11 +106,11 @@ func (e *callError) explainStatus() string {
 	case s == 429:
 		return "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."
 	case s >= 500:
-		return "{server} reported a server error (status {status}), so it is not known whether the event was sent. Try again " +
-			"later, or check " + serverLog + "."
+		return "{server} reported a server error (status {status}), so it is not known whether the event was sent. Try " +
+			"again later, or check " + serverLog + "."
 	}
-	return "{server} responded with status {status} and did not accept the event. Check the host and port, whether to use " +
-		"http or https, and the credentials."
+	return "{server} responded with status {status} and did not accept the event. Check the host and port, whether to " +
+		"use http or https, and the credentials."
 }
 
 // clock returns how this machine's clock differs from the server's Date header, such as "1h30m behind". If there is no
@@ -134,17 +135,17 @@ func (e *callError) explain() string {
 	certificate, _ := errors.AsType[x509.CertificateInvalidError](e.error)
 	switch {
 	case e.code(10024), strings.Contains(e.Error(), "too many open files"): // a DNS error has no code, only this text
-		return "This program has too many files and connections open, so the event was not sent. Try again in a moment; if it " +
-			"keeps happening, raise the limit on open files (ulimit -n)."
+		return "This program has too many files and connections open, so the event was not sent. Try again in a moment; if " +
+			"it keeps happening, raise the limit on open files (ulimit -n)."
 	case refusal == http.StatusProxyAuthRequired:
 		return proxyPassword
 	case refused:
-		return "{proxy} did not connect to {server} (status " + strconv.Itoa(int(refusal)) + "), so the event was not sent. " +
-			"Check the host and port of the server, ask the proxy's administrator to allow them, or exclude the host from the " +
-			"proxy with NO_PROXY."
+		return "{proxy} did not connect to {server} (status " + strconv.Itoa(int(refusal)) + "), so the event was not " +
+			"sent. Check the host and port of the server, ask the proxy's administrator to allow them, or exclude the host " +
+			"from the proxy with NO_PROXY."
 	case op != nil && op.Op == "proxyconnect":
-		return "{proxy} can't be reached, so the event was not sent. Check this environment variable, and that the proxy is " +
-			"running."
+		return "{proxy} can't be reached, so the event was not sent. Check this environment variable, and that the proxy " +
+			"is running."
 	case e.timedOut() && !e.connected:
 		return "{server} could not be reached in time{via}, so the event was not sent. Check the host and port, and this " +
 			"machine's network, DNS and firewall."
@@ -152,11 +153,11 @@ func (e *callError) explain() string {
 		return "{server} did not respond in time{via}, so it is not known whether the event was sent. Try again later, or " +
 			"check this machine's network and " + serverLog + "."
 	case is[*net.DNSError](e.error):
-		return "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host or " +
-			"cluster, and this machine's network and DNS."
+		return "The host name of {server} could not be resolved, so the event was not sent. Check the spelling of the host " +
+			"or cluster, and this machine's network and DNS."
 	case e.code(syscall.ECONNREFUSED, 10061):
-		return "{server} refused the connection, so the event was not sent. Check the host and port, and that the server is " +
-			"running."
+		return "{server} refused the connection, so the event was not sent. Check the host and port, and that the server " +
+			"is running."
 	case e.code(syscall.ENETUNREACH, 10051, syscall.EHOSTUNREACH, 10065):
 		return "{server} can't be reached from this machine's network, so the event was not sent. Check the network, the " +
 			"firewall and the proxy."
@@ -169,16 +170,16 @@ func (e *callError) explain() string {
 	case is[*tls.CertificateVerificationError](e.error):
 		return "The TLS certificate of {server} is not valid for this host, so the event was not sent. Check the host."
 	case is[tls.RecordHeaderError](e.error), errors.Is(e.error, http.ErrSchemeMismatch):
-		return "{server} does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in PUSHER_URL " +
-			"or SECURE = False in app.cfg."
+		return "{server} does not use TLS on that port, so the event was not sent. Use its TLS port, or set http in " +
+			"PUSHER_URL or SECURE = False in app.cfg."
 	case !e.connected:
-		return "The connection to {server}{via} could not be established, so the event was not sent. Try again; if it keeps " +
-			"happening, check this machine's network and proxy."
+		return "The connection to {server}{via} could not be established, so the event was not sent. Try again; if it " +
+			"keeps happening, check this machine's network and proxy."
 	case strings.Contains(e.Error(), "malformed HTTP"):
 		return notAPI
 	}
-	return "The connection to {server}{via} was lost, so it is not known whether the event was sent. Try again; if it keeps " +
-		"happening, check this machine's network and proxy."
+	return "The connection to {server}{via} was lost, so it is not known whether the event was sent. Try again; if it " +
+		"keeps happening, check this machine's network and proxy."
 }
 
 func (e *callError) timedOut() bool {
@@ -186,8 +187,8 @@ func (e *callError) timedOut() bool {
 	return errors.As(e.error, &timeout) && timeout.Timeout()
 }
 
-// code reports whether the call's error is one of these system errors. On Windows, the constants in package syscall have
-// invented values, so callers add the numbers of Windows.
+// code reports whether the call's error is one of these system errors. On Windows, the constants in package syscall
+// have invented values, so callers add the numbers of Windows.
 func (e *callError) code(codes ...syscall.Errno) bool {
 	errno, ok := errors.AsType[syscall.Errno](e.error)
 	return ok && slices.Contains(codes, errno)
@@ -205,8 +206,8 @@ func explainLibrary(err error) (status int, text string) {
 	says := func(phrase string) bool { return strings.Contains(err.Error(), phrase) }
 	switch status = http.StatusInternalServerError; {
 	case is[*json.MarshalerError](err), is[*json.UnsupportedTypeError](err), is[*json.UnsupportedValueError](err):
-		return status, "The data of the event can't be encoded as JSON (" + err.Error() + "), so the event was not sent. Use " +
-			"strings, numbers, slices, maps and structs."
+		return status, "The data of the event can't be encoded as JSON (" + err.Error() + "), so the event was not sent. " +
+			"Use strings, numbers, slices, maps and structs."
 	case is[*json.SyntaxError](err), is[*json.UnmarshalTypeError](err):
 		return http.StatusBadGateway, notAPI
 	case says("channels' names are invalid"), says("non-valid name"):
@@ -214,8 +215,8 @@ func explainLibrary(err error) (status int, text string) {
 	case says("exceeded maximum size"):
 		return status, tooLarge
 	case says("socket_id invalid"):
-		return status, "The socket ID is not valid, so the event was not sent. Use the value of pusher.connection.socket_id in " +
-			"the page, which is two numbers with a dot between them."
+		return status, "The socket ID is not valid, so the event was not sent. Use the value of " +
+			"pusher.connection.socket_id in the page, which is two numbers with a dot between them."
 	}
 	return status, "The event was not sent: " + err.Error() + ". Change what main.go passes to pusher.Client."
 }

@@ -1,5 +1,5 @@
-// Package pusherapi provides clients with which pusher-http-go calls the HTTP API of a Channels server, over a network or
-// in process. Explain says why a call failed and how to fix it.
+// Package pusherapi provides clients with which pusher-http-go calls the HTTP API of a Channels server, over a network
+// or in process. Explain says why a call failed and how to fix it.
 package pusherapi
 
 import (
@@ -26,8 +26,8 @@ const (
 	maxResponse = 64 << 10        // bytes that are read of a response; the API's responses are much smaller
 )
 
-// NewClient returns a client for calls over a network. A call ends within 5 s. It fails if the status is not 2xx, and is
-// never retried, because a retry might send the event twice.
+// NewClient returns a client for calls over a network. A call ends within 5 s. It fails if the status is not 2xx, and
+// is never retried, because a retry might send the event twice.
 func NewClient() *http.Client {
 	return &http.Client{Transport: transport{newTransport()}}
 }
@@ -107,8 +107,8 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &call
 }
 
-// callError is the error of a failed call. Its text is for the log: it contains no URL, key or signature, but may contain a
-// host, and text from the response.
+// callError is the error of a failed call. Its text is for the log: it contains no URL, key or signature, but may
+// contain a host, and text from the response.
 type callError struct {
 	error
 	connected bool   // whether the call got a connection; if not, the request was not sent

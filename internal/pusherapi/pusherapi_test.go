@@ -467,7 +467,7 @@ func TestCause(t *testing.T) {
 	const key = "278d425bdf160c739803"
 	quote := func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		http.Error(w, fmt.Sprintf("Invalid signature of %q for %s: %s %s", r.Method+"\n"+r.URL.Path+"\n"+r.URL.RawQuery, key, r.URL.Query().Get("auth_signature"), body), 401)
+		http.Error(w, fmt.Sprintf("Invalid signature of %q for %s: %s %s", r.Method+"\n"+r.URL.Path+"\n"+r.URL.RawQuery, key, r.URL.Query().Get("auth_signature"), body), http.StatusUnauthorized)
 	}
 	drop := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
 	for want, handler := range map[string]http.HandlerFunc{"status 401: \"Invalid signature of": quote, "EOF": drop} {

@@ -112,8 +112,8 @@ func parseLine(line string) (name, value, problem string) {
 	case m[3] == "":
 		return m[1], "", ""
 	case !valuePattern.matches(m[3]):
-		return m[1], "", "must have its whole value in one pair of quotes, followed at most by a # comment: close the quotes, " +
-			"or put the other kind around a value that contains quotes"
+		return m[1], "", "must have its whole value in one pair of quotes, followed at most by a # comment: close the " +
+			"quotes, or put the other kind around a value that contains quotes"
 	}
 	// godotenv expands $NAME, and removes \ in double quotes. Replace these characters by control characters, which a
 	// valid line never contains. Its error may contain a secret.

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// pattern is a regular expression. It is compiled when it is used: most settings are not set, and compiling all patterns
-// would take most of the program's start.
+// pattern is a regular expression. It is compiled when it is used: most settings are not set, and compiling all
+// patterns would take most of the program's start.
 type pattern string
 
 func (p pattern) matches(s string) bool { return regexp.MustCompile(string(p)).MatchString(s) }
@@ -23,19 +23,18 @@ const (
 	authority = `([^:/?#@]+):((?:[\w.~!$&'()*+,;=:-]|%[[:xdigit:]]{2})+)@([^/?#@]+)`
 
 	// The groups are, in pusherURL: s of https, key, secret, host, ID; in hostPort: host, IPv6 address, port; in apiHost:
-	// cluster; in socketAddress: ws:// or wss://, host, path prefix.
-	pusherURL     pattern = `^(?i:http(s)?)://` + authority + `/apps/([\w-]+)/?$`
-	hostPort      pattern = `^([\w-]+(?:\.[\w-]+)*|(\[[0-9a-f:.]+\]))(?::([1-9][0-9]*))?$`
-	apiHost       pattern = `^api(?:-([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.pusher|\.pusher(?:app)?)\.com$`
-	socketAddress pattern = `^((?i:wss?)://)([^/?#@]+)((?:/[\w~-][\w.~-]*)*?)(?:/app/[^/?#]*(?:\?[^#]*)?)?/?$`
-	isPusher      pattern = `(^|\.)pusher(app)?\.com$`
-	isTrue        pattern = `^(?i:true|1|yes|on)$`
-	quoted        pattern = "^[\"'`“”‘’]|[\"'`“”‘’]$"
-	placeholder   pattern = `^((?i:your[-_](app[-_])?(id|key|secret|cluster))|(APP_)?(ID|KEY|SECRET|CLUSTER))$`
+	// cluster; in socketURL: ws:// or wss://, host[:port], path prefix.
+	pusherURL   pattern = `^(?i:http(s)?)://` + authority + `/apps/([\w-]+)/?$`
+	hostPort    pattern = `^([\w-]+(?:\.[\w-]+)*|(\[[0-9a-f:.]+\]))(?::([1-9][0-9]*))?$`
+	apiHost     pattern = `^api(?:-([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.pusher|\.pusher(?:app)?)\.com$`
+	socketURL   pattern = `^((?i:wss?)://)([^/?#@]+)((?:/[\w~-][\w.~-]*)*?)(?:/app/[^/?#]*(?:\?[^#]*)?)?/?$`
+	isPusher    pattern = `(^|\.)pusher(app)?\.com$`
+	isTrue      pattern = `^(?i:true|1|yes|on)$`
+	quoted      pattern = "^[\"'`“”‘’]|[\"'`“”‘’]$"
+	placeholder pattern = `^((?i:your[-_](app[-_])?(id|key|secret|cluster)|api-cluster\.pusher\.com)|` +
+		`(APP_)?(ID|KEY|SECRET|CLUSTER)|<.*>)$`
 
 	urlForm = "; the form is https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"
-	appKeys = `https://dashboard.pusher.com, in your app, under "App Keys"`
-	perApp  = "ID KEY SECRET CLUSTER PUSHER_CLUSTER" // the docs show placeholders for these
 )
 
 // rules say which values are invalid. An error consists of the value's place and the rule's problem. ID and KEY may not
@@ -49,8 +48,8 @@ var rules = []struct {
 	{"PUSHER_URL", pattern(`[<>]`).matches,
 		"has < or > in it: remove the < >, which only mark placeholders" + urlForm},
 	{"PUSHER_URL", pattern(`[^!-~]`).matches,
-		"has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if it " +
-			"is part of the secret" + urlForm},
+		"has a space, a line break or a non-ASCII character in it, perhaps at its end: remove it, or percent-encode it if " +
+			"it is part of the secret" + urlForm},
 	{"PUSHER_URL", not(pattern(`^(?i:https?)://`).matches), "must begin with https:// (or http://)" + urlForm},
 	{"PUSHER_URL", pattern(`^\w+://(?i:dashboard\.pusher\.com)`).matches,
 		`is the address of Pusher's dashboard, not of its API: use the values on that page, under "App Keys"` + urlForm},
@@ -60,13 +59,10 @@ var rules = []struct {
 	{"PUSHER_URL", not(pusherURL.matches),
 		"must end with /apps/ID right after the host, where ID has only letters, digits, - and _" + urlForm},
 
-	{perApp, placeholder.matches,
-		"must be your app's own value, not the placeholder: copy it from " + appKeys + "; without an account, remove app.cfg " +
-			"and PUSHER_URL, or use the PUSHER_URL that a running pusher-sample prints"},
-	{"HOST", pattern(`^(?i:api-cluster\.pusher\.com)$`).matches,
-		"has the placeholder CLUSTER: replace it with your app's cluster, such as eu, from " + appKeys},
-	{perApp, pattern(`^<.*>$`).matches,
-		"must not be in < >: remove the < > and use your app's own value, from " + appKeys},
+	{"ID KEY SECRET CLUSTER PUSHER_CLUSTER HOST", placeholder.matches,
+		"must be your app's own value, not a placeholder, and without < >: copy it from https://dashboard.pusher.com, in " +
+			"your app, under \"App Keys\"; without an account, remove app.cfg and PUSHER_URL, or use the PUSHER_URL that a " +
+			"running pusher-sample prints"},
 	{"ID KEY", pattern(`[^\w-]`).matches,
 		"must consist of letters, digits, - and _: copy it again, without surrounding characters"},
 	{"SECRET", quoted.matches,
@@ -77,11 +73,14 @@ var rules = []struct {
 	{"CLUSTER PUSHER_CLUSTER", pattern(`[^a-z0-9-]|^(api|ws)?-|-$`).matches,
 		"is not the name of a cluster: use the short name that the dashboard shows, in lower case, such as eu or mt1"},
 	{"HOST", pattern(`^(0\.0\.0\.0|\[?::\]?)(:\d+)?$`).matches,
-		"is not the address of a server: HOST is the host of a self-hosted Channels server; to choose the address that this " +
-			"program listens on, remove HOST and use -addr, such as -addr :5000"},
+		"is not the address of a server: HOST is the host of a self-hosted Channels server; to choose the address that " +
+			"this program listens on, remove HOST and use -addr, such as -addr :5000"},
 	{"HOST", not(isHost),
 		"is not a host: use only a host or host:port, such as localhost:6001, without a scheme, path or spaces"},
 
+	{"PUSHER_SOCKET_URL", not(isSocketURL),
+		"must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user name or #: set it to the " +
+			"address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, or remove it"},
 	{"PORT", not(isPort), "is not a port: set it to a number from 0 (any free port) to 65535, such as 8080, or remove it"},
 	{"RATE_LIMIT", not(isRate),
 		"is not a rate: set it to the max clicks per second per client address, 0 (unlimited) or a number from 0.001 to " +
@@ -120,6 +119,11 @@ func isPort(value string) bool {
 func isRate(value string) bool {
 	rate, err := strconv.ParseFloat(value, 64)
 	return err == nil && (rate == 0 || rate >= 0.001 && rate <= 1e6) // false for NaN
+}
+
+func isSocketURL(value string) bool {
+	part := socketURL.groups(value)
+	return part != nil && isHost(part[2])
 }
 
 func isHost(value string) bool { return hostOf(value) != "" }

@@ -23,8 +23,8 @@ type Server struct {
 // Embedded reports whether the server runs inside this program, because there are no credentials.
 func (s Server) Embedded() bool { return s.Host == "" }
 
-// ConnectOrigins returns the origins to which the page connects, besides its own, separated by spaces. With Pusher, they
-// include the origin of SockJS, which pusher-js uses if WebSockets are blocked.
+// ConnectOrigins returns the origins to which the page connects, besides its own, separated by spaces. With Pusher,
+// they include the origin of SockJS, which pusher-js uses if WebSockets are blocked.
 func (s Server) ConnectOrigins() string {
 	if s.Cluster != "" {
 		return "wss://ws-" + s.Cluster + ".pusher.com https://sockjs-" + s.Cluster + ".pusher.com"
@@ -55,41 +55,29 @@ func newServer(values map[string]setting, source string) (Server, error) {
 	name := hostOf(cmp.Or(s.Host, "api.pusher.com"))
 	if !isPusher.matches(name) {
 		s.Name, s.TLS = "the Channels server", isTrue.matches(values["SECURE"].value)
-		var err error
-		s.SocketURL, err = socketURL(values["PUSHER_SOCKET_URL"], s.Host, s.TLS)
-		return s, err
+		scheme := "ws"
+		if s.TLS {
+			scheme = "wss"
+		}
+		part := socketURL.groups(cmp.Or(values["PUSHER_SOCKET_URL"].value, scheme+"://"+s.Host))
+		s.SocketURL = strings.ToLower(part[1]+part[2]) + part[3]
+		return s, nil
 	}
 	own := "" // the cluster that the host names
 	if api := apiHost.groups(name); api != nil {
 		own = cmp.Or(api[1], "mt1")
 	}
-	switch {
-	case override == "" && cluster == "" && own == "":
+	switch s.Cluster = cmp.Or(override, cluster, own); {
+	case s.Cluster == "":
 		return s, fmt.Errorf("%s names a Pusher host without a cluster: use api-CLUSTER.pusher.com (such as "+
 			"api-eu.pusher.com), or set PUSHER_CLUSTER", host.place)
-	case override == "" && cluster != "" && cluster != own && own != "" && host.value != "":
-		return s, fmt.Errorf("%s names a different cluster than CLUSTER: remove HOST, which Pusher's clusters don't need, or "+
-			"correct one of them", host.place)
+	case override == "" && cluster != "" && own != "" && own != cluster && host.value != "":
+		return s, fmt.Errorf("%s names a different cluster than CLUSTER: remove HOST, which Pusher's clusters don't need, "+
+			"or correct one of them", host.place)
 	}
-	s.Cluster = cmp.Or(override, cluster, own)
 	s.Host = "api-" + s.Cluster + ".pusher.com"
 	if override != "" {
 		s.Source += " and PUSHER_CLUSTER"
 	}
 	return s, nil
-}
-
-// socketURL returns the URL of a self-hosted server's WebSockets: the setting or, if it is empty, that of the API's host.
-func socketURL(v setting, host string, tls bool) (string, error) {
-	scheme := "ws://"
-	if tls {
-		scheme = "wss://"
-	}
-	part := socketAddress.groups(cmp.Or(v.value, scheme+host))
-	if part == nil || !isHost(part[2]) {
-		return "", fmt.Errorf("%s must have the form wss://HOST[:PORT][/PREFIX] (or ws://), without quotes, spaces, user "+
-			"name or #: set it to the address at which browsers reach the WebSockets of the server in PUSHER_URL or app.cfg, "+
-			"or remove it", v.place)
-	}
-	return strings.ToLower(part[1]+part[2]) + part[3], nil
 }

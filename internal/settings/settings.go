@@ -90,8 +90,8 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) (sourc
 	}
 	missing := slices.DeleteFunc([]string{"ID", "KEY", "SECRET"}, func(name string) bool { return values[name].value != "" })
 	if len(missing) > 0 {
-		return "", fmt.Errorf("app.cfg has no value for %s: it needs ID, KEY and SECRET, one per line, such as KEY = 'abc123' "+
-			"(see app.cfg.example); to use the embedded server, remove the file", strings.Join(missing, ", "))
+		return "", fmt.Errorf("app.cfg has no value for %s: it needs ID, KEY and SECRET, one per line, such as KEY = "+
+			"'abc123' (see app.cfg.example); to use the embedded server, remove the file", strings.Join(missing, ", "))
 	}
 	return "app.cfg", nil
 }

@@ -103,7 +103,7 @@ var accepted = []struct {
 	{"app.cfg", nil, files{"app.cfg": cfg}, hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
 	{"app.cfg beside an .env about other things", nil, files{".env": "PORT=1\nOTHER=\"a $b\"\n", "app.cfg": cfg},
 		with(hosted("app.cfg", "api-mt1.pusher.com", "mt1"), func(s *Settings) { s.Addr = ":1" })},
-	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "zq nonsense", "PUSHER_CLUSTER", "eu"), nil,
+	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zqkey", "PUSHER_CLUSTER", "eu"), nil,
 		embedded("127.0.0.1:5000", 1)},
 
 	// Which host the app calls, and where the page connects.
@@ -114,7 +114,7 @@ var accepted = []struct {
 	{"api.pusher.com", env("PUSHER_URL", "https://zqkey:zqsecret@api.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api-mt1.pusher.com", "mt1")},
 	{"host and scheme in upper case", env("PUSHER_URL", "HTTPS://zqkey:zqsecret@API-EU.Pusher.COM/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"trailing slash", env("PUSHER_URL", euURL+"/"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
-	{"PUSHER_SOCKET_URL is ignored with Pusher", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "zq nonsense"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
+	{"PUSHER_SOCKET_URL is ignored with Pusher", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zqkey"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"PUSHER_CLUSTER over the URL's", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER for an old URL", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12", "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER for an unrecognized host", env("PUSHER_URL", "http://zqkey:zqsecret@other.pusherapp.com:80/apps/12"),
@@ -359,17 +359,17 @@ var rejected = []struct {
 	{"percent in the host", env("PUSHER_URL", "https://zqkey:zqsecret@zq%zq/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
 	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not contain a space"},
 	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not begin or end with a quote"},
-	{"the form itself", env("PUSHER_URL", "https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"), nil, "ID in PUSHER_URL, KEY in PUSHER_URL, SECRET in PUSHER_URL must be your app's own value"},
+	{"the form itself", env("PUSHER_URL", "https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"), nil, "ID in PUSHER_URL, KEY in PUSHER_URL, SECRET in PUSHER_URL, HOST in PUSHER_URL must be your app's own value"},
 	{"the form's KEY", env("PUSHER_URL", "https://KEY:zqsecret@api-eu.pusher.com/apps/12"), nil, "KEY in PUSHER_URL must be your app's own value"},
 	{"the form's SECRET", env("PUSHER_URL", "https://zqkey:SECRET@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must be your app's own value"},
-	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "HOST in PUSHER_URL has the placeholder CLUSTER"},
+	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "HOST in PUSHER_URL must be your app's own value, not a placeholder"},
 	{"another Pusher host", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
 	{"invalid cluster", env("PUSHER_URL", "https://zqkey:zqsecret@api--zq.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
 	{"another old Pusher host", nil, files{".env": "PUSHER_URL=https://zqkey:zqsecret@zq.pusherapp.com/apps/12"}, "HOST in PUSHER_URL in .env line 1 names a Pusher host without a cluster"},
 	{"invalid PUSHER_URL, valid app.cfg", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
 	{"invalid PUSHER_URL, valid .env", env("PUSHER_URL", "zq"), files{".env": "PUSHER_URL=" + euURL}, "PUSHER_URL must begin with https://"},
 
-	{"cluster that is a placeholder", env("PUSHER_CLUSTER", "your_app_cluster"), nil, "PUSHER_CLUSTER must be your app's own value, not the placeholder"},
+	{"cluster that is a placeholder", env("PUSHER_CLUSTER", "your_app_cluster"), nil, "PUSHER_CLUSTER must be your app's own value, not a placeholder"},
 	{"cluster in upper case", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "ZQ"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 	{"host as cluster", env("PUSHER_CLUSTER", "api-zq.pusher.com"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 	{"half a host as cluster", env("PUSHER_CLUSTER", "ws-zq"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
@@ -417,12 +417,12 @@ var rejected = []struct {
 	{"space in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret '\nID=12"}, "SECRET in app.cfg line 2 must not contain a space"},
 	{"invisible character in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret\u200b'\nID=12"}, "SECRET in app.cfg line 2 must not contain a space, a line break or an invisible"},
 	{"two placeholders", nil, files{"app.cfg": "ID=YOUR_APP_ID\nKEY=zqkey\nSECRET=your-app-secret"},
-		"ID in app.cfg line 1, SECRET in app.cfg line 3 must be your app's own value, not the placeholder"},
+		"ID in app.cfg line 1, SECRET in app.cfg line 3 must be your app's own value, not a placeholder"},
 	{"angle brackets in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=<KEY>\nSECRET='<zqsecret>'"},
-		"KEY in app.cfg line 2, SECRET in app.cfg line 3 must not be in < >: remove the < >"},
+		"KEY in app.cfg line 2, SECRET in app.cfg line 3 must be your app's own value, not a placeholder, and without < >"},
 	{"placeholders for the cluster too", nil, files{"app.cfg": "ID=12\nKEY=YOUR_APP_KEY\nSECRET=zqsecret\nCLUSTER='YOUR_APP_CLUSTER'"},
-		"KEY in app.cfg line 2, CLUSTER in app.cfg line 4 must be your app's own value, not the placeholder"},
-	{"angle brackets around the cluster", nil, files{"app.cfg": cfg + "CLUSTER=<zq>"}, "CLUSTER in app.cfg line 4 must not be in < >"},
+		"KEY in app.cfg line 2, CLUSTER in app.cfg line 4 must be your app's own value, not a placeholder"},
+	{"angle brackets around the cluster", nil, files{"app.cfg": cfg + "CLUSTER=<zq>"}, "CLUSTER in app.cfg line 4 must be your app's own value"},
 	{"cluster in app.cfg", nil, files{"app.cfg": cfg + "CLUSTER='ZQ'"}, "CLUSTER in app.cfg line 4 is not the name of a cluster"},
 	{"secure in app.cfg", nil, files{"app.cfg": cfg + "SECURE=zq"}, "SECURE in app.cfg line 4 is neither true nor false"},
 	{"Flask's bind address", nil, files{"app.cfg": cfg + "HOST = '0.0.0.0'"}, "HOST in app.cfg line 4 is not the address of a server…use -addr"},
@@ -522,7 +522,7 @@ func TestWarnings(t *testing.T) {
 		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, []string{"app_id in .env line 1 is ignored in this file: set it in app.cfg", "SECRET in .env line 2 is ignored in this file"}},
 		{"name of .env in app.cfg", nil, files{"app.cfg": cfg + "RATE_LIMIT=zq"},
 			[]string{"RATE_LIMIT in app.cfg line 4 is ignored in this file: set it in .env or in the environment"}},
-		{"no credentials", env("PUSHER_SOCKET_URL", "zq"), files{".env": "PUSHER_CLUSTER=zq"},
+		{"no credentials", env("PUSHER_SOCKET_URL", "wss://zq"), files{".env": "PUSHER_CLUSTER=zq"},
 			[]string{"PUSHER_CLUSTER in .env line 1 is ignored, because there is neither a PUSHER_URL nor an app.cfg", "PUSHER_SOCKET_URL is ignored"}},
 		{"Pusher's add-on sets both", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zq"), nil, nil},
 		{"app_key in .env", nil, files{".env": "app_key=zq"}, []string{"app_key in .env line 1 is ignored in this file: set it in app.cfg"}},
@@ -605,11 +605,11 @@ func TestExample(t *testing.T) {
 	for i, name := range []string{"ID", "KEY", "SECRET"} { // fill in all values but one
 		others := slices.Delete(slices.Clone(fill), 2*i, 2*i+2)
 		_, err := load(t, nil, files{"app.cfg": strings.NewReplacer(others...).Replace(example)})
-		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "not the placeholder") {
+		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "not a placeholder") {
 			t.Errorf("%s unchanged: %v", name, err)
 		}
 	}
-	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "not the placeholder") {
+	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "not a placeholder") {
 		t.Errorf("unchanged: %v", err)
 	}
 

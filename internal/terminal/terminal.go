@@ -1,5 +1,5 @@
-// Package terminal contains what the program prints: the help, the reason why it can't listen on an address, its settings
-// and the address of the page when it is ready, and the result of the trigger command.
+// Package terminal contains what the program prints: the help, the reason why it can't listen on an address, its
+// settings and the address of the page when it is ready, and the result of the trigger command.
 package terminal
 
 import (
@@ -59,8 +59,8 @@ func nextAddr(addr string) string {
 	return net.JoinHostPort(host, strconv.Itoa(n%65535+1))
 }
 
-// PageURL returns the URL of the page for this machine. It never has the name localhost: on macOS, AirPlay may listen on
-// [::1]:5000.
+// PageURL returns the URL of the page for this machine. It never has the name localhost: on macOS, AirPlay may listen
+// on [::1]:5000.
 func PageURL(at *net.TCPAddr) string {
 	if at.IP.IsUnspecified() {
 		at = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at.Port}
@@ -122,8 +122,8 @@ func command(goos, program, url string) string {
 	return "PUSHER_URL=" + url + " " + program
 }
 
-// Trigger triggers the event in args (CHANNEL, EVENT and DATA, with defaults for missing ones) and prints the result. It
-// says so if pages, which expect event on channel, show no alert for it.
+// Trigger triggers the event in args (CHANNEL, EVENT and DATA, with defaults for missing ones) and prints the result.
+// It says so if pages, which expect event on channel, show no alert for it.
 func Trigger(client *pusher.Client, server settings.Server, args []string, channel, event string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)

@@ -14,9 +14,9 @@ import (
 
 const maxClients = 1 << 14 // clients in RateLimit, about 200 bytes each; one more resets them all
 
-// RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as many (at least one), and
-// rejects further requests with 429. All clients together are limited to 20 times as many; further requests get 503. If
-// perSecond is 0, there are no limits. For proxies, see Client.
+// RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as many (at least one),
+// and rejects further requests with 429. All clients together are limited to 20 times as many; further requests get
+// 503. If perSecond is 0, there are no limits. For proxies, see Client.
 func RateLimit(next http.Handler, perSecond float64, proxies int, log *slog.Logger) http.Handler {
 	if perSecond == 0 {
 		return next
@@ -56,9 +56,9 @@ func RateLimit(next http.Handler, perSecond float64, proxies int, log *slog.Logg
 }
 
 // Client identifies the client of a request by its IPv4 address, or by the /56 network of its IPv6 address, because
-// providers assign a whole network to one customer (RFC 6177). Behind n proxies, the address is the nth from the end of all
-// X-Forwarded-For lines together, with or without a port: each proxy adds one, and clients can forge those before it. If
-// that entry is not an address, the connection's address counts.
+// providers assign a whole network to one customer (RFC 6177). Behind n proxies, the address is the nth from the end of
+// all X-Forwarded-For lines together, with or without a port: each proxy adds one, and clients can forge those before
+// it. If that entry is not an address, the connection's address counts.
 func Client(r *http.Request, proxies int) netip.Prefix {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	ip := peer.Addr()

@@ -10,15 +10,16 @@ import (
 )
 
 // Protect sets the security headers of every response, and rejects requests that another site's page sent (see
-// [http.CrossOriginProtection]). The Content-Security-Policy allows the page to load pusher-js from its CDN, to connect to
-// the origins in connect, which are separated by spaces, and otherwise to use its own origin only.
+// [http.CrossOriginProtection]). The Content-Security-Policy allows the page to load pusher-js from its CDN, to connect
+// to the origins in connect, which are separated by spaces, and otherwise to use its own origin only.
 //
-// If proxies is not 0, X-Forwarded-Host replaces the request's Host. Its first value is the browser's, even if there are
-// several proxies. A client can forge it, but not a page of another site in a browser, which is what the Host is for.
+// If proxies is not 0, X-Forwarded-Host replaces the request's Host. Its first value is the browser's, even if there
+// are several proxies. A client can forge it, but not a page of another site in a browser, which is what the Host is
+// for.
 //
-// If local, the URL of the page on a loopback address, is not "", Protect rejects requests whose Host is neither localhost
-// nor an IP address with 421, against DNS rebinding: an attacker makes the name of a site resolve to 127.0.0.1, so that
-// pages of that site can read this page and send clicks.
+// If local, the URL of the page on a loopback address, is not "", Protect rejects requests whose Host is neither
+// localhost nor an IP address with 421, against DNS rebinding: an attacker makes the name of a site resolve to
+// 127.0.0.1, so that pages of that site can read this page and send clicks.
 func Protect(next http.Handler, connect string, proxies int, local string, log *slog.Logger) http.Handler {
 	headers := http.Header{ // shared by all responses, to avoid allocations
 		"Content-Security-Policy": {"script-src 'self' https://js.pusher.com/8.6.0/; " +
@@ -34,8 +35,8 @@ func Protect(next http.Handler, connect string, proxies int, local string, log *
 	}
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		reject(w, r, http.StatusForbidden, "Another site's page sent this request, or a reverse proxy changed the Host header. "+
-			"Click the button on this site's own page, or make the proxy forward Host unchanged.")
+		reject(w, r, http.StatusForbidden, "Another site's page sent this request, or a reverse proxy changed the Host "+
+			"header. Click the button on this site's own page, or make the proxy forward Host unchanged.")
 	}))
 	next = sameOrigin.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

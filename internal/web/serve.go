@@ -11,9 +11,9 @@ import (
 
 const maxRequests = 2000 // connections with a request that is not finished; further ones wait
 
-// Serve serves handler on listener until ctx is done. Then it accepts no more connections, gives in-flight requests 6 s to
-// finish (a click takes up to 5 s), and returns nil. Hijacked connections, such as WebSockets, stay open. Slow clients time
-// out, and headers over 16 KB get 431. Serve fails if it can't accept connections.
+// Serve serves handler on listener until ctx is done. Then it accepts no more connections, gives in-flight requests 6 s
+// to finish (a click takes up to 5 s), and returns nil. Hijacked connections, such as WebSockets, stay open. Slow
+// clients time out, and headers over 16 KB get 431. Serve fails if it can't accept connections.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := newServer(handler, log, maxRequests)
 	stopped := make(chan struct{})
