@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -138,19 +137,12 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 			"connected to other dynos. Set PUSHER_URL to send all events through Pusher."
 		a.log.Warn(p.Notice)
 	}
-	files := fs.FS(bundled)
-	if a.debug {
-		folder, err := os.OpenRoot(".") // symbolic links can't lead out of it
-		if err != nil {
-			return nil, err
-		}
-		files = folder.FS()
+	files, err := web.Files(bundled, a.debug)
+	if err != nil {
+		return nil, err
 	}
 	index, err := web.Page(files, p, a.debug)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start the app in the " +
-			"folder with its source code")
-	} else if err != nil {
+	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()

@@ -6,14 +6,33 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
 	"net/http"
+	"os"
 	"path"
 	"strconv"
 	"strings"
 )
+
+// Files returns bundled or, if live is true, the files in the working directory, which must have templates/index.html.
+// Symbolic links can't lead out of it.
+func Files(bundled fs.FS, live bool) (fs.FS, error) {
+	if !live {
+		return bundled, nil
+	}
+	root, err := os.OpenRoot(".")
+	if err == nil {
+		_, err = root.Stat("templates/index.html")
+	}
+	if err != nil {
+		return nil, errors.New("-debug needs templates/index.html, which is not in this folder: start the app in the " +
+			"folder with its source code")
+	}
+	return root.FS(), nil
+}
 
 // Page returns a handler that serves templates/index.html, rendered with data: once or, if live is true, for each
 // request.
