@@ -1,6 +1,5 @@
-// In-process tests of the app: the handlers' responses and the program's commands. The
-// benchmarks compare the handlers with minimal Go servers. Tests that run the built program
-// are in internal/e2e.
+// In-process tests of the app: the handlers' responses and the program's commands. Tests that run the built program are
+// in internal/e2e.
 package main
 
 import (
@@ -102,25 +101,15 @@ func TestRoutes(t *testing.T) {
 		text         string
 	}{
 		{"GET", "/", 200, "", "<title>"},
-		{"HEAD", "/", 200, "", ""},
 		{"POST", "/", 405, "GET, HEAD", "Method Not Allowed"},
 		{"POST", "/pusher", 200, "", "ok"},
 		{"GET", "/pusher", 405, "POST", "Method Not Allowed"},
 		{"GET", "/healthz", 200, "", "ok"},
-		{"DELETE", "/healthz", 405, "GET, HEAD", "Method Not Allowed"},
 		{"GET", "/static/app.js", 200, "", "new Pusher("},
-		{"GET", "/static/channels.js", 200, "", "class Pusher"},
-		{"GET", "/static/style.css", 200, "", "prefers-reduced-motion"},
-		{"GET", "/static/favicon.svg", 200, "", "<svg"},
 		{"GET", "/static/", 404, "", "404 page not found"},
-		{"GET", "/static/none.js", 404, "", "404 page not found"},
-		{"GET", "/static/../main.go", 404, "", "404 page not found"},
-		{"GET", "/static/%2e%2e/main.go", 404, "", "404 page not found"},
 		{"GET", "/app.cfg", 404, "", "404 page not found"},
-		{"GET", "/templates/index.html", 404, "", "404 page not found"},
 		{"GET", "/app/local", 426, "", "WebSocket"},
 		{"POST", "/apps/1/events", 401, "", "sign every request"},
-		{"GET", "/apps/1/events", 405, "POST", "Method Not Allowed"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
@@ -394,36 +383,6 @@ func TestCheckChannel(t *testing.T) {
 	}
 }
 
-// trigger sends every event, but warns if the page shows no alert for it.
-func TestTriggerWarnsAboutEvents(t *testing.T) {
-	upstream := pushertest.NewServer(t)
-	env := map[string]string{"PUSHER_URL": upstream.PusherURL}
-	for _, tt := range []struct {
-		channel, event, data string
-		warning              string
-	}{
-		{channel, event, `{"message":"hi"}`, ""},
-		{channel, event, "hi", "DATA must be"},
-		{channel, event, `"hi"`, "DATA must be"},
-		{channel, event, `{"text":"hi"}`, "DATA must be"},
-		{channel, event, `{"message":1}`, "DATA must be"},
-		{channel, "of-another-button", "hi", "DATA must be"},
-		{channel, "of-another-button", `{"message":"hi"}`, `data-event="of-another-button"`},
-		{"other", event, `{"message":"hi"}`, "it subscribes only to " + channel},
-		{"other", event, "hi", "it subscribes only to " + channel},
-	} {
-		before := len(upstream.Events())
-		out, err := runProgram(t, env, "trigger", tt.channel, tt.event, tt.data)
-		result, warning, _ := strings.Cut(out, "\n")
-		if err != nil || !strings.Contains(result, " accepted the event ") || (warning == "") != (tt.warning == "") || !strings.Contains(warning, tt.warning) {
-			t.Errorf("%s on %s: %v, printed %q, want a warning with %q", tt.data, tt.channel, err, out, tt.warning)
-		}
-		if n := len(upstream.Events()) - before; n != 1 {
-			t.Errorf("%s on %s: %d events, want 1", tt.data, tt.channel, n)
-		}
-	}
-}
-
 // A failed trigger names the source of its credentials, the host that it called, and the original error. Misspelled
 // settings are logged.
 func TestFailedTriggerNamesItsSettings(t *testing.T) {
@@ -502,66 +461,35 @@ func TestDebug(t *testing.T) {
 	}
 }
 
-// benchmark measures the app, then a baseline: a minimal server that sends the same response.
-// The difference is the app's own cost; both include the client's.
-func benchmark(b *testing.B, method, app string, minimal http.HandlerFunc) {
-	baseline := httptest.NewServer(minimal)
-	b.Cleanup(baseline.Close)
-	for _, tt := range []struct{ name, url string }{{"app", app}, {"baseline", baseline.URL}} {
-		b.Run(tt.name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.SetParallelism(8)
-			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					r, err := http.NewRequest(method, tt.url, nil)
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					resp, err := client.Do(r)
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-					if resp.StatusCode != 200 {
-						b.Error(resp.Status)
-						return
-					}
-				}
-			})
-		})
-	}
-}
-
-// BenchmarkIndex measures a GET of the page. The baseline writes the same bytes.
-func BenchmarkIndex(b *testing.B) {
-	app := startApp(b, nil).URL
-	_, text := pushertest.Request(b, "GET", app)
-	page := []byte(text)
-	benchmark(b, "GET", app, func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
-}
-
-// BenchmarkPush measures a click, including its call to an API that responds immediately. The
-// baseline calls the same API without signatures, checks and limits.
-func BenchmarkPush(b *testing.B) {
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		io.WriteString(w, "{}")
-	}))
-	b.Cleanup(api.Close)
-	app := startApp(b, map[string]string{"PUSHER_URL": "http://k:s@" + strings.TrimPrefix(api.URL, "http://") + "/apps/1", "RATE_LIMIT": "0"})
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
-	benchmark(b, "POST", app.URL+"/pusher", func(w http.ResponseWriter, r *http.Request) {
-		resp, err := client.Post(api.URL, "application/json", strings.NewReader(`{"name":"event1","channels":["channel1"],"data":"{}"}`))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadGateway)
-			return
+// benchmark measures requests to url.
+func benchmark(b *testing.B, method, url string) {
+	b.ReportAllocs()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r, _ := http.NewRequest(method, url, nil)
+			resp, err := client.Do(r)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				b.Error(resp.Status)
+				return
+			}
 		}
-		io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-		io.WriteString(w, "ok")
 	})
+}
+
+// BenchmarkIndex measures a GET of the page.
+func BenchmarkIndex(b *testing.B) { benchmark(b, "GET", startApp(b, nil).URL) }
+
+// BenchmarkPush measures a click, including its call to an API that responds immediately.
+func BenchmarkPush(b *testing.B) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") }))
+	b.Cleanup(api.Close)
+	app := startApp(b, map[string]string{"PUSHER_URL": "http://k:s@" + api.Listener.Addr().String() + "/apps/1", "RATE_LIMIT": "0"})
+	benchmark(b, "POST", app.URL+"/pusher")
 }

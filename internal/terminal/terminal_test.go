@@ -3,14 +3,19 @@ package terminal
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 
 	"pusher-sample/internal/settings"
+
+	"github.com/pusher/pusher-http-go/v5"
 )
 
 // The error for a malformed address shows a valid one.
@@ -155,6 +160,33 @@ func TestCommand(t *testing.T) {
 	} {
 		if got := command(tt.goos, tt.program, "u"); got != tt.want {
 			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}
+
+// Trigger sends every event, but warns if the page shows no alert for it.
+func TestTriggerWarnings(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") }))
+	defer upstream.Close()
+	host := upstream.Listener.Addr().String()
+	client := &pusher.Client{AppID: "1", Key: "k", Secret: "s", Host: host, HTTPClient: upstream.Client()}
+	for _, tt := range []struct {
+		channel, event, data string
+		warning              string
+	}{
+		{"c", "e", `{"message":"hi"}`, ""},
+		{"c", "e", "hi", "DATA must be"},
+		{"c", "e", `"hi"`, "DATA must be"},
+		{"c", "e", `{"message":1}`, "DATA must be"},
+		{"c", "of-another-button", "hi", "DATA must be"},
+		{"c", "of-another-button", `{"message":"hi"}`, `data-event="of-another-button"`},
+		{"other", "e", "hi", "it subscribes only to c"},
+	} {
+		var out bytes.Buffer
+		err := Trigger(client, settings.Server{Host: host}, []string{tt.channel, tt.event, tt.data}, "c", "e", &out)
+		result, warning, _ := strings.Cut(out.String(), "\n")
+		if err != nil || !strings.Contains(result, " accepted the event "+tt.event) || (warning == "") != (tt.warning == "") || !strings.Contains(warning, tt.warning) {
+			t.Errorf("%s on %s: %v, printed %q, want a warning with %q", tt.data, tt.channel, err, out.String(), tt.warning)
 		}
 	}
 }
