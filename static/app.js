@@ -1,20 +1,24 @@
-// A click asks this site's server to trigger an event. Pusher, or the embedded
-// server, sends the event over a WebSocket to every open page. Each page shows it in an alert.
+// A click asks this site's server to trigger an event. Pusher, or the embedded server, sends the event over a
+// WebSocket to every open page. Each page shows it in an alert.
 //
-// This file contains the essential Pusher code. connection.js keeps the page connected and
-// explains errors; kaomoji.js animates the kaomoji and shows the alerts one at a time.
+// This file contains the essential Pusher code. The other files don't use each other: connection.js loads the
+// Channels client and shows the state of its connection, clicks.js says why a click failed, alerts.js shows
+// one alert at a time, and kaomoji.js moves the kaomoji.
 
-import { connectionOptions, loadPusher, reportClick, watchConnection } from './connection.js';
-import { crash, takeOff } from './kaomoji.js';
+import { takeTurn } from './alerts.js';
+import { noteEvent, report } from './clicks.js';
+import { connectionOptions, loadPusher, watchConnection } from './connection.js';
+import { crash, flyBack, takeOff } from './kaomoji.js';
 
 const page = document.body.dataset; // from templates/index.html
 const buttons = document.querySelectorAll('.push');
+let pusher; // undefined until the client has loaded, which can take a few seconds
 
 for (const button of buttons) button.addEventListener('click', () => click(button));
 
 // To receive events, a page needs the app's key, which is public.
 const Pusher = await loadPusher();
-const pusher = new Pusher(page.key, connectionOptions());
+pusher = new Pusher(page.key, connectionOptions());
 const channel = pusher.subscribe(page.channel);
 for (const button of buttons) channel.bind(button.dataset.event, (data) => receive(button, data));
 watchConnection(pusher, channel);
@@ -22,15 +26,18 @@ watchConnection(pusher, channel);
 // Triggering an event requires the app's secret. A page must not contain it, because anyone
 // could read it there, so the page asks its server (main.go) to trigger the event.
 async function click(button) {
-  const flight = takeOff(button);
+  takeOff(button);
   const request = fetch(button.dataset.post, { method: 'POST', signal: AbortSignal.timeout(15_000) });
-  await reportClick(request, flight);
+  const succeeded = await report(request, button.dataset.event);
+  if (!succeeded) flyBack(button);
 }
 
 function receive(button, data) {
-  if (typeof data?.message !== 'string') {
-    console.warn('Ignored an event without a message:', data);
-    return;
-  }
-  crash(button, () => alert(data.message));
+  if (typeof data?.message !== 'string') return console.warn('Ignored an event without a message:', data);
+  noteEvent(button.dataset.event);
+  takeTurn(async () => {
+    await crash(button);
+    alert(data.message);
+    flyBack(button);
+  });
 }

@@ -15,6 +15,7 @@ import (
 	"pusher-sample/internal/pushertest"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/pusher/pusher-http-go/v5"
 )
@@ -27,6 +28,12 @@ func evaluate[T any](p *tab, expression string) T {
 		p.fatal("%s: %v", expression, err)
 	}
 	return value
+}
+
+// awaitRest waits until all kaomoji are back on their buttons, or fly back.
+func (p *tab) awaitRest() {
+	p.t.Helper()
+	p.await("!document.querySelector('[data-phase]')")
 }
 
 // In a visible page, the alert follows the click within 200 ms.
@@ -47,7 +54,7 @@ func TestAlertLatency(t *testing.T) {
 				if try == 10 { // a busy machine may delay some alerts, but not ten
 					t.Fatalf("the alert took %.0f ms, want at most 200 ms", took)
 				}
-				p.await("!document.querySelector('.flyer')")
+				p.awaitRest()
 			}
 		})
 	}
@@ -130,6 +137,66 @@ func TestEventsWithoutMessage(t *testing.T) {
 	}
 }
 
+// An event is alerted once, also after a reconnect, when the page subscribes again.
+func TestEventIsAlertedOnce(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t, "RATE_LIMIT=0")
+			w := newWire(t, app.url)
+			p := newTab(t, cdn)
+			p.open(w.url, "connected")
+			p.recordStates()
+			p.do(chromedp.Evaluate[chromedp.Void]("window.alerts = 0; window.alert = () => { alerts++; }; undefined"))
+			for range 2 {
+				pushertest.Request(t, "POST", app.url+"/pusher")
+			}
+			p.await("alerts === 2")
+			w.cut()
+			p.awaitReconnect()
+			p.click()
+			p.await("document.getElementById('trace').textContent.startsWith('Crashes: 3,')")
+			p.await("alerts >= 3")
+			p.awaitRest() // a second after the last alert
+			if n := evaluate[int](p, "alerts"); n != 3 {
+				t.Errorf("%d alerts for 3 events", n)
+			}
+		})
+	}
+}
+
+// Simultaneous events are alerted one after the other, each after its own crash only.
+func TestSimultaneousEvents(t *testing.T) {
+	t.Parallel()
+	const events = 5
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			app := start(t, "RATE_LIMIT=0")
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			p.do(chromedp.Evaluate[chromedp.Void](`window.alert = () => alerts.push(performance.now());
+				new MutationObserver(() => { window.first ??= performance.now(); }).observe(document.getElementById('trace'), { childList: true });
+				undefined`))
+			var took []float64
+			for range 10 { // a busy machine may delay some alerts, but not ten times
+				p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`window.alerts = []; window.first = undefined;
+					for (let i = 0; i < %d; i++) document.querySelector('.push').click()`, events)))
+				p.await(fmt.Sprintf("alerts.length === %d", events))
+				took = evaluate[[]float64](p, "alerts.map((at) => Math.round(at - first))")
+				if took[events-1] <= events*150 {
+					break
+				}
+			}
+			t.Logf("alerts after %v ms", took)
+			if took[events-1] > events*150 {
+				t.Errorf("alerts after %v ms, want at most 150 ms for each", took)
+			}
+		})
+	}
+}
+
 // loseEvents makes upstream accept events without delivering them, and returns their number so far.
 func loseEvents(upstream *pushertest.Server) *atomic.Int32 {
 	lost := new(atomic.Int32)
@@ -157,14 +224,66 @@ func TestClickWithoutEvent(t *testing.T) {
 			p.open(app.url, "connected")
 			began := time.Now()
 			p.click()
-			p.await("!!document.querySelector('.push.away')")
+			p.await("!!document.querySelector('.push[data-phase=flying]')")
 			p.awaitProblem("the event has not reached this page")
 			if took := time.Since(began); took > 20*time.Second {
 				t.Errorf("the page reported the click after %v", took)
 			}
-			p.await("!document.querySelector('.push.away')")
+			p.awaitRest()
 		})
 	}
+}
+
+// The page notices that one event of several quick clicks is missing.
+func TestOneOfSeveralEventsIsMissing(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			app := start(t, "PUSHER_URL="+upstream.PusherURL)
+			p := newTab(t, cdn)
+			p.open(app.url, "connected")
+			var clicks atomic.Int32
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost && clicks.Add(1) == 2 {
+					io.WriteString(w, "{}")
+					return
+				}
+				upstream.ServeHTTP(w, r)
+			})
+			for range 3 {
+				p.click()
+			}
+			p.wantAlert()
+			p.wantAlert()
+			p.awaitProblem("the event has not reached this page")
+			if n := len(p.alerts); n > 0 {
+				t.Errorf("%d unexpected alerts", n)
+			}
+		})
+	}
+}
+
+// A click before the client has loaded does not fail; the next one is alerted.
+func TestClickBeforeClientHasLoaded(t *testing.T) {
+	t.Parallel()
+	app := start(t, "RATE_LIMIT=0")
+	p := newTab(t, unresponsive)
+	if _, err := chromedp.Call(p.ctx, page.Navigate, page.NavigateParams{URL: withTimes(t, app.url, map[string]int{"LOAD_MS": 2_000})}); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitState("connecting")
+	p.click()
+	p.await("!!document.querySelector('.push[data-phase=flying]')")
+	if client := evaluate[string](p, "document.body.dataset.client ?? ''"); client != "" {
+		t.Fatalf("the client %s had already loaded", client)
+	}
+	p.awaitState("connected")
+	p.awaitProblem("The server accepted the click while this page was not connected")
+	p.click()
+	p.wantAlert()
+	p.await("document.getElementById('problem').textContent === ''")
 }
 
 // If the page was not connected when the server accepted a click, it says so, and doesn't blame
@@ -296,7 +415,7 @@ func TestLongAlert(t *testing.T) {
 			time.Sleep(2 * time.Second) // longer than the page waits for the response
 			close(closed)
 			p.keepOpen.Unlock()
-			p.await("!document.querySelector('.flyer')")
+			p.awaitRest()
 			p.await("document.getElementById('problem').textContent === ''")
 		})
 	}
@@ -328,7 +447,7 @@ func TestNewestResultStays(t *testing.T) {
 			upstream.Override(nil)
 			first <- true
 			p.wantAlert()
-			p.await("!document.querySelector('.flyer')")
+			p.awaitRest()
 			p.awaitProblem("quota")
 		})
 	}
@@ -345,17 +464,15 @@ func TestReducedMotion(t *testing.T) {
 	p.open(start(t).url, "connected")
 	// Record for each frame whether the crash is visible.
 	p.do(chromedp.Evaluate[chromedp.Void](`window.before = window.after = 0;
+		const button = document.querySelector('.push');
+		const kaomoji = getComputedStyle(button.querySelector('span'), '::before');
 		const look = () => {
-			const flyer = document.querySelector('.flyer');
-			if (flyer && getComputedStyle(flyer, '::after').visibility === 'visible') {
-				if (!window.alerted) before++;
-			}
+			const visible = button.dataset.phase === 'hit' && kaomoji.visibility === 'visible';
+			if (visible && !window.alerted) before++;
+			if (!visible && window.alerted && !after) after = performance.now() - alerted;
 			requestAnimationFrame(look);
 		};
 		look();
-		new MutationObserver(() => {
-			if (window.alerted && !document.querySelector('.flyer')) after = performance.now() - alerted;
-		}).observe(document.body, { childList: true, subtree: true });
 		window.alert = () => { window.alerted = performance.now(); };
 		undefined`))
 	p.click()

@@ -68,20 +68,20 @@ var (
 	brokenPage string // what failed; empty if the page works
 )
 
-// requirePage checks, for the first test that calls it, that a click shows alerts. If it doesn't,
-// that test fails, and all others are skipped instead of timing out one by one.
+// requirePage checks, for the first test that calls it, that a click in one page alerts another. If it
+// doesn't, that test fails, and all others are skipped instead of timing out one by one.
 func requirePage(t testing.TB) {
 	t.Helper()
 	root := browser(t)
 	tryPage.Do(func() {
-		t.Log("checking the basics first: a page with each client, a click, an alert in each page")
+		t.Log("checking the basics first: a page with each client, a click in each page, an alert in the other")
 		brokenPage = "see the first browser test"
 		app := start(t)
-		var tabs []*tab
-		if _, err := npm(); err == nil {
-			tabs = append(tabs, newTabIn(t, root, served))
+		library := served
+		if _, err := npm(); err != nil {
+			library = blocked
 		}
-		tabs = append(tabs, newTabIn(t, root, blocked))
+		tabs := []*tab{newTabIn(t, root, library), newTabIn(t, root, blocked)}
 		defer func() {
 			for _, p := range tabs {
 				brokenPage = cmp.Or(p.failure, brokenPage)
@@ -90,9 +90,9 @@ func requirePage(t testing.TB) {
 		for _, p := range tabs {
 			p.open(app.url, "connected")
 		}
-		tabs[0].click()
-		for _, p := range tabs {
-			p.wantAlert()
+		for i, p := range tabs {
+			p.click()
+			tabs[1-i].wantAlert()
 		}
 		brokenPage = ""
 	})

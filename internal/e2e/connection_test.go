@@ -361,28 +361,64 @@ func TestStateAfterCloseCode(t *testing.T) {
 	}
 }
 
-// The page makes pusher-js reconnect sooner, but does not interrupt a slow attempt.
-func TestSlowHandshakeIsNotInterrupted(t *testing.T) {
+// A handshake that is slower than UNAVAILABLE_MS succeeds: each attempt may take longer than the last.
+func TestSlowHandshakeSucceeds(t *testing.T) {
 	t.Parallel()
-	upstream := pushertest.NewServer(t)
-	w := newWire(t, upstream.HTTP.URL)
-	app := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, upstream.HTTP.URL[len("http://"):], w.url[len("http://"):], 1))
-	p := newTab(t, served)
-	p.open(app.url, "connected")
-	var interrupted atomic.Int32
-	upstream.Override(func(rw http.ResponseWriter, r *http.Request) {
-		select {
-		case <-time.After(4 * time.Second):
-			upstream.ServeHTTP(rw, r)
-		case <-r.Context().Done():
-			interrupted.Add(1)
-		}
-	})
-	w.cut()
-	p.awaitState("lost")
-	p.awaitState("connected")
-	if n := interrupted.Load(); n > 1 { // pusher-js itself may interrupt its first attempt
-		t.Errorf("%d attempts were interrupted, want at most 1", n)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			app := start(t, "PUSHER_URL="+upstream.PusherURL)
+			var interrupted atomic.Int32
+			upstream.Override(func(rw http.ResponseWriter, r *http.Request) {
+				select {
+				case <-time.After(2 * time.Second):
+					upstream.ServeHTTP(rw, r)
+				case <-r.Context().Done():
+					interrupted.Add(1)
+				}
+			})
+			p := newTab(t, cdn)
+			p.open(withTimes(t, app.url, map[string]int{"UNAVAILABLE_MS": 500}), "connected")
+			t.Logf("%d attempts were interrupted", interrupted.Load())
+		})
+	}
+}
+
+// After a close code 42xx, the page reconnects at once.
+func TestReconnectsAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			upstream := pushertest.NewServer(t)
+			upgrader := gws.NewUpgrader(gws.BuiltinEventHandler{}, nil)
+			var closed, reconnected atomic.Int64 // in ms
+			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+				if closed.Load() > 0 {
+					reconnected.CompareAndSwap(0, time.Now().UnixMilli())
+					upstream.ServeHTTP(w, r)
+					return
+				}
+				conn, err := upgrader.Upgrade(w, r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go conn.ReadLoop() // ends the TCP connection after the client's close frame
+				conn.WriteString(`{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.1\",\"activity_timeout\":120}"}`)
+				time.Sleep(1500 * time.Millisecond) // closes that follow one another quickly would be delayed
+				closed.Store(time.Now().UnixMilli())
+				conn.WriteClose(4200, nil)
+			})
+			p := newTab(t, cdn)
+			p.open(start(t, "PUSHER_URL="+upstream.PusherURL).url, "connected")
+			took := reconnected.Load() - closed.Load()
+			t.Logf("reconnected after %d ms", took)
+			if took > 800 { // otherwise, the clients wait for a second or more
+				t.Errorf("reconnected after %d ms", took)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -82,11 +83,47 @@ func TestPageReconnectsAfterRestart(t *testing.T) {
 	}
 }
 
+// The page works under a path of a reverse proxy that removes the path.
+func TestPathOfProxy(t *testing.T) {
+	t.Parallel()
+	app := start(t, "RATE_LIMIT=0", "TRUST_PROXY=1")
+	address := freeAddress(t)
+	startNginx(t, fmt.Sprintf(`server {
+		listen %s;
+		location /demo/ {
+			proxy_pass %s/;
+			proxy_http_version 1.1;
+			proxy_set_header Host $http_host;
+			proxy_set_header Upgrade $http_upgrade;
+			proxy_set_header Connection "upgrade";
+			proxy_set_header X-Forwarded-For $remote_addr;
+			proxy_set_header X-Forwarded-Proto $scheme;
+		}
+	}`, address, app.url), address)
+	for _, cdn := range bothClients {
+		t.Run(cdn.String(), func(t *testing.T) {
+			p := newTab(t, cdn)
+			p.open("http://"+address+"/demo/?a=/b/", "connected")
+			p.click()
+			p.wantAlert()
+			p.await("document.getElementById('problem').textContent === ''")
+			if failed := p.didNotLoad(); failed != "" {
+				t.Error(failed)
+			}
+		})
+	}
+}
+
 // The button works with the keyboard alone.
 func TestKeyboard(t *testing.T) {
 	p := newTab(t, blocked)
 	p.open(start(t).url, "connected")
-	p.do(chromedp.KeyEvent("\t"))
+	for range 10 { // there may be other elements before the button
+		p.do(chromedp.KeyEvent("\t"))
+		if evaluate[bool](p, "document.activeElement.matches('.push')") {
+			break
+		}
+	}
 	for _, key := range []string{"\r", " "} {
 		p.await("document.activeElement.matches('.push:focus-visible')")
 		p.do(chromedp.KeyEvent(key))
@@ -123,7 +160,7 @@ func TestAccessibility(t *testing.T) {
 			p.open(working.url, "connected")
 			p.click()
 			p.wantAlert()
-			p.await("!document.querySelector('.flyer')")
+			p.awaitRest()
 			check()
 			p.open(refused.url, "refused")
 			p.click() // fails
