@@ -1,6 +1,6 @@
 // Shows alerts one at a time, and writes how many events there were for people who saw no alert.
 
-const MAX_WAITING = 10; // how many alerts may wait for their turn
+const MAX_WAITING = 10; // how many alerts may wait to be opened
 
 const trace = document.getElementById('trace');
 let lastTurn = Promise.resolve();
@@ -8,13 +8,13 @@ let waiting = 0;
 let events = 0;
 let skipped = 0; // events without an alert
 
-// takeTurn calls the async function show after all earlier ones. If MAX_WAITING of them wait
-// already, because an alert is open, takeTurn only counts the event.
-export function takeTurn(show) {
+// takeTurn calls the async function prepare and then show, which opens an alert, after all earlier
+// ones. If MAX_WAITING alerts wait already, takeTurn only counts the event.
+export function takeTurn(prepare, show) {
   events++;
   if (waiting < MAX_WAITING) {
     waiting++;
-    lastTurn = lastTurn.then(() => { waiting--; return show(); }).catch(reportError).then(nextTask);
+    lastTurn = lastTurn.then(prepare).then(() => { waiting--; show(); }).catch(reportError).then(nextTask);
   } else {
     skipped++;
   }

@@ -35,8 +35,7 @@ async function click(button) {
 function receive(button, data) {
   if (typeof data?.message !== 'string') return console.warn('Ignored an event without a message:', data);
   noteEvent(button.dataset.event);
-  takeTurn(async () => {
-    await crash(button);
+  takeTurn(() => crash(button), () => {
     alert(data.message);
     flyBack(button);
   });

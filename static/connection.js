@@ -4,7 +4,7 @@
 const LOAD_MS = 3_000; // how long pusher-js may take to load
 const ACTIVITY_MS = 15_000; // time without a message before a ping is sent
 const PONG_MS = 12_000; // how long a pong may take before the connection counts as dead
-const UNAVAILABLE_MS = 5_000; // how long the first attempt to connect to a self-hosted server may take
+const UNAVAILABLE_MS = 3_000; // how long the first attempt to connect to a self-hosted server may take
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
@@ -76,7 +76,7 @@ export function watchConnection(pusher, channel) {
     const { code } = error?.data ?? data ?? {};
     if (code && (code < 4000 || Math.floor(code / 100) === 42)) return; // the client only reconnects
     if (error && code) refuse(error.data); // a close code
-    if (!error && page.state !== 'connected') refuse(data, channel); // a message, which rejects the subscription
+    if (!error && page.state !== 'connected') refuse(data ?? {}, channel); // a message that rejects the subscription
   });
   connection.bind('connecting_in', noteLoss); // a second before pusher-js leaves the state "connected"
   connection.bind('message', () => clearTimeout(timer));
@@ -88,7 +88,7 @@ export function watchConnection(pusher, channel) {
     // pusher-js would wait for 15, 30, then 60 s, which is too long if a server was only restarted. Each attempt
     // may take longer than the last, so that a slow handshake succeeds. The random part spreads the pages' attempts.
     timer = setTimeout(reconnect, patience + Math.random() * 1000);
-    patience = Math.min(patience + 500, 10_000);
+    patience = Math.min(patience + 1000, 12_000);
   });
   // After sleep or a change of network, a WebSocket can look open although it is dead.
   addEventListener('online', verify);

@@ -90,10 +90,11 @@ func TestEventsDuringAlert(t *testing.T) {
 			p := newTab(t, cdn)
 			p.open(app.url, "connected")
 			p.keepOpen.Lock()
-			for range 51 {
+			pushertest.Request(t, "POST", app.url+"/pusher")
+			p.wantAlert()
+			for range 50 {
 				pushertest.Request(t, "POST", app.url+"/pusher")
 			}
-			p.wantAlert()
 			p.keepOpen.Unlock()
 			for range 10 {
 				p.wantAlert()
