@@ -149,7 +149,8 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 	mux.Handle("GET /{$}", index)
 	mux.Handle("GET /static/", web.Static(files))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	mux.Handle("POST /pusher", web.RateLimit(http.HandlerFunc(a.servePush), a.settings.RateLimit, proxies, a.log))
+	limit := web.RateLimit(a.settings.RateLimit, proxies, a.log)
+	mux.Handle("POST /pusher", limit(a.servePush))
 	if a.channels != nil {
 		mux.Handle("/app/", a.channels)
 		mux.Handle("/apps/", a.channels)

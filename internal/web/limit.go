@@ -14,12 +14,13 @@ import (
 
 const maxClients = 1 << 14 // clients in RateLimit, about 200 bytes each; one more resets them all
 
-// RateLimit limits each client to perSecond requests per second, in bursts of up to ten times as many (at least one),
-// and rejects further requests with 429. All clients together are limited to 20 times as many; further requests get
-// 503. If perSecond is 0, there are no limits. For proxies, see Client.
-func RateLimit(next http.Handler, perSecond float64, proxies int, log *slog.Logger) http.Handler {
+// RateLimit returns a function that wraps handlers. All these handlers together accept perSecond requests per second
+// from one client, in bursts of up to ten times as many (at least one), and reject further requests with 429. From all
+// clients together, they accept 20 times as many, and respond with 503 to further ones. If perSecond is 0, there are no
+// limits. For proxies, see Client.
+func RateLimit(perSecond float64, proxies int, log *slog.Logger) func(http.HandlerFunc) http.Handler {
 	if perSecond == 0 {
-		return next
+		return func(next http.HandlerFunc) http.Handler { return next }
 	}
 	newLimiter := func(times int) *rate.Limiter {
 		return rate.NewLimiter(rate.Limit(float64(times)*perSecond), times*int(math.Ceil(10*perSecond)))
@@ -27,32 +28,35 @@ func RateLimit(next http.Handler, perSecond float64, proxies int, log *slog.Logg
 	everyone := newLimiter(20)
 	var mu sync.Mutex
 	limiters := make(map[netip.Prefix]*rate.Limiter)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		client := Client(r, proxies)
+	limiterOf := func(client netip.Prefix) *rate.Limiter {
 		mu.Lock()
-		limiter := limiters[client]
-		if limiter == nil {
-			if len(limiters) == maxClients {
-				clear(limiters)
+		defer mu.Unlock()
+		if len(limiters) == maxClients {
+			clear(limiters)
+		}
+		if limiters[client] == nil {
+			limiters[client] = newLimiter(1)
+		}
+		return limiters[client]
+	}
+	return func(next http.HandlerFunc) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			client := Client(r, proxies)
+			reject := func(status int, exceeded *rate.Limiter, who string) {
+				log.Debug("click rejected", "status", status, "client", client)
+				w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(1/float64(exceeded.Limit())))))
+				http.Error(w, "Too many clicks from "+who+". Wait a moment, then click again.", status)
 			}
-			limiter = newLimiter(1)
-			limiters[client] = limiter
-		}
-		mu.Unlock()
-		reject := func(status int, exceeded *rate.Limiter, text string) {
-			log.Debug("click rejected", "status", status, "client", client)
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(1/float64(exceeded.Limit())))))
-			http.Error(w, text, status)
-		}
-		switch {
-		case !limiter.Allow():
-			reject(http.StatusTooManyRequests, limiter, "Too many clicks from your address. Wait a moment, then click again.")
-		case !everyone.Allow():
-			reject(http.StatusServiceUnavailable, everyone, "Too many clicks from all visitors. Wait a moment, then click again.")
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
+			switch own := limiterOf(client); {
+			case !own.Allow():
+				reject(http.StatusTooManyRequests, own, "your address")
+			case !everyone.Allow():
+				reject(http.StatusServiceUnavailable, everyone, "all visitors")
+			default:
+				next(w, r)
+			}
+		})
+	}
 }
 
 // Client identifies the client of a request by its IPv4 address, or by the /56 network of its IPv6 address, because

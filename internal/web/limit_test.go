@@ -13,7 +13,7 @@ import (
 
 // limited returns a handler with RateLimit for clients without a proxy.
 func limited(perSecond float64) http.Handler {
-	return RateLimit(ok, perSecond, 0, noLog)
+	return RateLimit(perSecond, 0, noLog)(ok)
 }
 
 func TestRateLimit(t *testing.T) {
@@ -104,6 +104,15 @@ func TestRateLimitOfIPv6(t *testing.T) {
 			t.Errorf("another /56: status %d, want 200", w.Code)
 		}
 	})
+}
+
+// All handlers of one RateLimit share its limits.
+func TestRateLimitOfSeveralHandlers(t *testing.T) {
+	limit := RateLimit(0.1, 0, noLog)
+	first, second := limit(ok), limit(ok)
+	if a, b := post(first, "192.0.2.1:1").Code, post(second, "192.0.2.1:1").Code; a != 200 || b != 429 {
+		t.Errorf("status %d and %d, want 200 and 429", a, b)
+	}
 }
 
 func TestNoRateLimit(t *testing.T) {
