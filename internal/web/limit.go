@@ -31,10 +31,10 @@ func RateLimit(perSecond float64, proxies int, log *slog.Logger) func(http.Handl
 	limiterOf := func(client netip.Prefix) *rate.Limiter {
 		mu.Lock()
 		defer mu.Unlock()
-		if len(limiters) == maxClients {
-			clear(limiters)
-		}
 		if limiters[client] == nil {
+			if len(limiters) == maxClients {
+				clear(limiters)
+			}
 			limiters[client] = newLimiter(1)
 		}
 		return limiters[client]

@@ -132,11 +132,15 @@ func TestRateLimitBoundsMemory(t *testing.T) {
 	if w := post(h, first); w.Code != 429 || w.Header().Get("Retry-After") != "10" {
 		t.Fatalf("the second click: status %d, Retry-After %q, want 429 and 10", w.Code, w.Header().Get("Retry-After"))
 	}
-	for i := range maxClients {
+	for i := range maxClients - 1 {
 		post(h, fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
 	}
+	if w := post(h, first); w.Code != 429 {
+		t.Errorf("with as many clients as the limits allow: status %d, want 429", w.Code)
+	}
+	post(h, "192.0.2.2:1")
 	if w := post(h, first); w.Code == 429 {
-		t.Errorf("after %d other addresses: status %d, want anything else", maxClients, w.Code)
+		t.Errorf("with one client more: status %d, want anything else", w.Code)
 	}
 }
 
