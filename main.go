@@ -171,11 +171,12 @@ func (a *app) servePush(w http.ResponseWriter, r *http.Request) {
 
 // respond writes "ok" if err is nil. Otherwise, it explains err in the response and in the log.
 func (a *app) respond(w http.ResponseWriter, err error) {
+	server := a.settings.Server
 	if err == nil {
+		a.log.Debug("click accepted", "server", server.Name)
 		io.WriteString(w, "ok")
 		return
 	}
-	server := a.settings.Server
 	status, text := pusherapi.Explain(err, server.Name)
 	a.log.Warn("click failed", "status", status, "server", cmp.Or(server.Host, "embedded server"), "reason", text,
 		"error", pusherapi.Cause(err))

@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,24 +89,16 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, into any) *apiEr
 // authenticate checks the auth parameters of a request, in the order that gives the most helpful error. See
 // https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication.
 func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
-	signed := make(map[string]string) // the other parameters, unescaped, by their names in lower case
-	for name, values := range query {
-		signed[strings.ToLower(name)] = strings.Join(values, ",")
-	}
-	delete(signed, "auth_signature")
-	text := r.Method + "\n" + r.URL.Path + "\n"
-	for i, name := range slices.Sorted(maps.Keys(signed)) {
-		if i > 0 {
-			text += "&"
-		}
-		text += name + "=" + signed[name]
-	}
+	signature := query.Get("auth_signature")
+	query.Del("auth_signature")
+	signed, _ := url.QueryUnescape(query.Encode()) // the other parameters, sorted by name
+	text := r.Method + "\n" + r.URL.Path + "\n" + signed
 	mac := hmac.New(sha256.New, []byte(s.secret))
 	io.WriteString(mac, text)
 	stamp, _ := strconv.ParseInt(query.Get("auth_timestamp"), 10, 64)
 	now := time.Now()
 	switch {
-	case query.Get("auth_signature") == "":
+	case signature == "":
 		return fail(http.StatusUnauthorized, "The query parameter auth_signature is missing: sign every request")
 	case r.PathValue("id") != s.appID:
 		return fail(http.StatusNotFound, "Unknown app: this server has no app with the ID %.40q", r.PathValue("id"))
@@ -117,7 +107,7 @@ func (s *Server) authenticate(r *http.Request, query url.Values) *apiError {
 	case stamp < now.Unix()-maxClockSkew || stamp > now.Unix()+maxClockSkew:
 		return fail(http.StatusUnauthorized, "Timestamp expired: Given timestamp (%s) not within %ds of server time (%s)",
 			time.Unix(stamp, 0).UTC().Format(time.RFC3339), maxClockSkew, now.UTC().Format(time.RFC3339))
-	case !hmac.Equal([]byte(query.Get("auth_signature")), fmt.Appendf(nil, "%x", mac.Sum(nil))):
+	case !hmac.Equal([]byte(signature), fmt.Appendf(nil, "%x", mac.Sum(nil))):
 		return fail(http.StatusUnauthorized,
 			"Invalid signature: it must be the hex HMAC-SHA256, with this app's secret, of %.400q", text)
 	}

@@ -2,6 +2,7 @@ package channels
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,6 @@ type connection struct {
 	net.Conn
 	server        *Server
 	id            string
-	early         []byte        // received with the handshake, and not read yet
 	received      *rate.Limiter // of bytes
 	subscriptions []string      // channel names; guarded by server.mu
 
@@ -29,8 +29,9 @@ type connection struct {
 	queue        net.Buffers // frames to write, oldest first
 	queuedFrames int         // frames in queue, and those being written
 	queuedBytes  int         // total size of those frames
+	writtenCount int         // frames that have been written
 	writing      bool        // whether a goroutine is running write
-	written      sync.Cond   // signals that write has ended
+	written      sync.Cond   // signals that frames have been written, or that write has ended
 	closing      bool        // a close frame was queued, or the connection failed; no frame may follow
 }
 
@@ -72,6 +73,8 @@ func (c *connection) write() {
 		c.mu.Lock()
 		c.queuedFrames -= count
 		c.queuedBytes -= int(n)
+		c.writtenCount += count
+		c.written.Broadcast()
 		if err != nil {
 			c.fail()
 		}
@@ -80,8 +83,8 @@ func (c *connection) write() {
 	c.written.Broadcast()
 }
 
-// flush waits until all queued frames are written, or the client is disconnected because it takes longer than
-// writeTimeout to receive them.
+// flush waits until the frames that are queued now are written, or the client is disconnected because it takes longer
+// than writeTimeout to receive them.
 func (c *connection) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +94,7 @@ func (c *connection) flush() {
 	if !c.closing { // otherwise, the deadline is set
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 	}
-	for c.writing {
+	for last := c.writtenCount + c.queuedFrames; c.writing && c.writtenCount < last; {
 		c.written.Wait()
 	}
 	if !c.closing {
@@ -129,17 +132,12 @@ var (
 // Read reads from the client. If the client sends nothing for PingAfter, Read sends a ping, and fails after another
 // PongTimeout. It also fails if the client sends too much.
 func (c *connection) Read(b []byte) (n int, err error) {
-	if len(c.early) > 0 {
-		n = copy(b, c.early)
-		c.early = c.early[n:]
-	} else {
-		c.extendDeadline(c.server.PingAfter)
+	c.extendDeadline(c.server.PingAfter)
+	n, err = c.Conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.send(pingFrame)
+		c.extendDeadline(c.server.PongTimeout)
 		n, err = c.Conn.Read(b)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.send(pingFrame)
-			c.extendDeadline(c.server.PongTimeout)
-			n, err = c.Conn.Read(b)
-		}
 	}
 	if !c.received.AllowN(time.Now(), n) {
 		return 0, errTooMuch
@@ -156,19 +154,21 @@ func (c *connection) extendDeadline(d time.Duration) {
 	}
 }
 
-// serve handles the client's messages until a close frame or an error ends the WebSocket. After an error, it discards
-// what the client still sends: unread data would make the operating system reset the connection, and the client could
-// lose the close frame. Browsers report a clean close only if they can send a close frame before the server ends the
-// stream.
-func (c *connection) serve() {
+// serve handles the client's messages, which begin with those in early, until a close frame or an error ends the
+// WebSocket. From a refused client, it handles none. Then it discards what the client still sends: unread data would
+// make the operating system reset the connection, and the client could lose the close frame. Browsers report a clean
+// close only if they can send a close frame before the server ends the stream.
+func (c *connection) serve(early []byte, refused bool) {
 	defer c.server.remove(c)
 	defer c.Conn.Close()
-	err := c.readMessages()
-	if err == errClosed {
-		c.flush()
-		return
+	if !refused {
+		err := c.readMessages(early)
+		if err == errClosed {
+			c.flush()
+			return
+		}
+		c.close(closeCode(err))
 	}
-	c.close(closeCode(err))
 	c.flush()
 	defer time.AfterFunc(lingerTime, func() {
 		if tcp, ok := c.Conn.(*net.TCPConn); ok {
@@ -179,9 +179,9 @@ func (c *connection) serve() {
 }
 
 // readMessages handles frames until an error occurs. After a close frame, it returns errClosed.
-func (c *connection) readMessages() error {
+func (c *connection) readMessages(early []byte) error {
 	frames := &wsutil.Reader{
-		Source:         bufio.NewReaderSize(c, 512), // small, because each connection has one
+		Source:         bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), c), 512), // each connection has one
 		State:          ws.StateServerSide,
 		CheckUTF8:      true,
 		MaxMessageSize: maxMessage,

@@ -74,7 +74,7 @@ type Server struct {
 
 	appID, key, secret string
 	log                *slog.Logger
-	mux                *http.ServeMux
+	mux                http.ServeMux
 	open               sync.WaitGroup // counts connections
 
 	mu          sync.Mutex // guards the fields below; held by publish to keep events in order
@@ -94,7 +94,6 @@ func New(appID, key, secret string, log *slog.Logger) *Server {
 		key:         key,
 		secret:      secret,
 		log:         log,
-		mux:         http.NewServeMux(),
 		connections: make(map[*connection]struct{}),
 		channels:    make(map[string][]*connection),
 	}
@@ -138,7 +137,8 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // frames that arrived with the handshake
-	c := &connection{Conn: conn, server: s, early: bytes.Clone(early), received: rate.NewLimiter(receiveRate, receiveBurst)}
+	early = bytes.Clone(early)
+	c := &connection{Conn: conn, server: s, received: rate.NewLimiter(receiveRate, receiveBurst)}
 	c.written.L = &c.mu
 
 	s.mu.Lock()
@@ -151,7 +151,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	c.id = fmt.Sprintf("%d.%d", 1+rand.Uint32N(1<<30), s.lastID)
 	code, reason := s.refusal(r)
 	s.connections[c] = struct{}{}
-	s.open.Go(c.serve) // in a new goroutine, so that net/http can free the request's memory
+	s.open.Go(func() { c.serve(early, code != 0) }) // in a new goroutine, so that net/http can free the request's memory
 	if code != 0 {
 		c.sendError(code, reason)
 		c.close(code, reason)

@@ -141,6 +141,43 @@ func TestActiveClientIsNotPinged(t *testing.T) {
 	})
 }
 
+// A client that keeps up with a constant backlog of events stays connected after it has sent a message.
+func TestBusySubscriber(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := dialPipe(t, p).established().subscribe("a")
+		data := "x"
+		publish := func() { s.publish([]event{{Name: "e", Channels: []string{"a"}, Data: &data}}) }
+		for range 50 {
+			publish()
+		}
+		c.write(0x81, `{"event":"pusher:ping"}`)
+		for range 300 { // 30 s
+			if head, _ := c.frame(); head != 0x81 {
+				t.Fatalf("received %x, want an event", head)
+			}
+			publish()
+			time.Sleep(100 * time.Millisecond)
+		}
+		c.conn.Close()
+	})
+}
+
+// From a refused client, the server handles no messages.
+func TestRefusedClientCannotSubscribe(t *testing.T) {
+	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
+		c := newRawClient(t, p.Dial(), "/app/other?protocol=7")
+		go io.Copy(io.Discard, c.r)
+		c.write(0x81, `{"event":"pusher:subscribe","data":{"channel":"a"}}`)
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.channels) != 0 {
+			t.Errorf("subscriptions: %v", s.channels)
+		}
+		c.conn.Close()
+	})
+}
+
 func TestTooManyConnections(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		first := dialPipe(t, p).established()

@@ -77,11 +77,11 @@ func (e *callError) explainStatus() string {
 		return "This machine's clock is {clock} the clock of {server}; at most 10 minutes are allowed. Set this machine's " +
 			"clock: run \"sudo timedatectl set-ntp true\" on Linux, or turn on \"Set time automatically\" on macOS and " +
 			"Windows. If the clock of a virtual machine or WSL drifted during sleep, restart it."
-	case s == 401 && (says("signature") || !blamesApp): // a text about the signature may contain auth_key
+	case s == 401 && (says("signature") || says("secret")): // before blamesApp: the text may contain auth_key
 		return "{server} refused the signature: the secret is wrong, or belongs to another key. Copy the key and the " +
 			"secret again from the same Channels app or, if that server is another pusher-sample, from the PUSHER_URL that it " +
 			"prints now."
-	case s == 401, s == 400 && blamesApp, s == 404 && says("app"):
+	case s <= 404 && (blamesApp || s == 404 && says("the app ", "application")):
 		return "{server} does not know this app. Compare the key, the app ID and (for Pusher) the cluster with the App " +
 			"Keys page on the Pusher dashboard, or with the server's configuration."
 	case s == 400 && says("http request to an https server", "plain http"):
@@ -95,6 +95,8 @@ func (e *callError) explainStatus() string {
 	case s == 400, s == 422:
 		return "{server} refused the event as invalid (status {status}). For the channel name, use " + validChannel +
 			"; for the event name, use 1 to 200 characters, and don't begin it with \"pusher\"."
+	case s == 429:
+		return "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."
 	case s == 407 && e.proxy != "":
 		return proxyPassword
 	case e.proxy != "" && !says("disabled"):
@@ -103,8 +105,6 @@ func (e *callError) explainStatus() string {
 	case s == 403:
 		return "{server} refused the event (status 403): the app is disabled, over its quota, or not allowed to do this. " +
 			"Check the app on the Pusher dashboard, or in the server's configuration."
-	case s == 429:
-		return "{server} refused the event: this app is sending too many events. Wait a moment, then click more slowly."
 	case s >= 500:
 		return "{server} reported a server error (status {status}), so it is not known whether the event was sent. Try " +
 			"again later, or check " + serverLog + "."
@@ -161,7 +161,7 @@ func (e *callError) explain() string {
 	case e.code(syscall.ENETUNREACH, 10051, syscall.EHOSTUNREACH, 10065):
 		return "{server} can't be reached from this machine's network, so the event was not sent. Check the network, the " +
 			"firewall and the proxy."
-	case certificate.Reason == x509.Expired && certificate.Cert != nil:
+	case certificate.Reason == x509.Expired:
 		return "The TLS certificate of {server} has expired or is not valid yet, so the event was not sent. Check this " +
 			"machine's clock first; if it is right, the certificate must be renewed."
 	case is[x509.UnknownAuthorityError](e.error):
@@ -205,18 +205,14 @@ func is[E error](err error) bool {
 func explainLibrary(err error) (status int, text string) {
 	says := func(phrase string) bool { return strings.Contains(err.Error(), phrase) }
 	switch status = http.StatusInternalServerError; {
-	case is[*json.MarshalerError](err), is[*json.UnsupportedTypeError](err), is[*json.UnsupportedValueError](err):
-		return status, "The data of the event can't be encoded as JSON (" + err.Error() + "), so the event was not sent. " +
-			"Use strings, numbers, slices, maps and structs."
+	case is[*json.MarshalerError](err): // may wrap the next ones
 	case is[*json.SyntaxError](err), is[*json.UnmarshalTypeError](err):
 		return http.StatusBadGateway, notAPI
 	case says("channels' names are invalid"), says("non-valid name"):
 		return status, "The channel name is not valid, so the event was not sent. Use " + validChannel + "."
 	case says("exceeded maximum size"):
 		return status, tooLarge
-	case says("socket_id invalid"):
-		return status, "The socket ID is not valid, so the event was not sent. Use the value of " +
-			"pusher.connection.socket_id in the page, which is two numbers with a dot between them."
 	}
-	return status, "The event was not sent: " + err.Error() + ". Change what main.go passes to pusher.Client."
+	return status, "The event was not sent: " + err.Error() + ". Correct what main.go passes to pusher.Client: the " +
+		"channel, the event, its data, or the socket ID."
 }

@@ -97,7 +97,8 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if network, ok := t.next.(*http.Transport); ok {
 		variable := proxyVariable(r.URL.Scheme)
-		if proxy, _ := network.Proxy(r); proxy != nil {
+		proxy, _ := network.Proxy(r)
+		if proxy != nil && (err != nil || r.URL.Scheme == "http") { // otherwise, the response came through a tunnel
 			call.proxy = variable
 		}
 		if !isProxy(os.Getenv(variable)) {

@@ -56,36 +56,31 @@ func (s *Settings) readFile(values map[string]setting, dir, file string, names [
 	return nil
 }
 
-// identify returns the setting that a name in a file means, or "". It warns about unknown and misplaced names; in .env,
-// which other programs may read as well, only about those that look like settings of this program. A warning doesn't
-// show a name that could be a misplaced secret: random secrets usually have digits or mixed case.
+// identify returns the setting that a name in a file means, or "". It warns about unknown names; in .env, which other
+// programs may read as well, only about those that begin with PUSHER. A warning doesn't show a name that could be a
+// misplaced secret: random secrets usually have digits or mixed case.
 func (s *Settings) identify(name, place string, names []string) string {
-	inEnv := strings.HasPrefix(place, ".env")
-	short := strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
-	switch {
-	case inEnv && slices.Contains(names, name):
-		return name
-	case !inEnv && slices.Contains(names, short):
-		return short
+	known, inEnv := name, strings.HasPrefix(place, ".env")
+	if !inEnv {
+		known = strings.TrimPrefix(strings.ToUpper(name), "APP_") // the dashboard shows app_id
 	}
-	problem := "is not a setting and is ignored: valid names are " + strings.Join(names, ", ")
-	switch {
-	case name == "":
+	if slices.Contains(names, known) {
+		return known
+	}
+	if name == "" || inEnv && !strings.HasPrefix(strings.ToUpper(name), "PUSHER") {
 		return ""
-	case !inEnv && slices.Contains(envNames, name):
-		problem = "is ignored in this file: set it in .env or in the environment"
-	case inEnv && slices.Contains(cfgNames, short):
-		problem = "is ignored in this file: set it in app.cfg"
-	case inEnv && strings.HasPrefix(short, "PUSHER_APP_"): // Laravel's names
-		problem = "is not a setting and is ignored: combine PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET and " +
-			"PUSHER_APP_CLUSTER into PUSHER_URL=https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"
-	case inEnv && !strings.HasPrefix(short, "PUSHER"):
-		return ""
+	}
+	fix := "valid names are " + strings.Join(names, ", ")
+	if inEnv && strings.HasPrefix(name, "PUSHER_APP_") { // Laravel's names
+		fix = "combine PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET and PUSHER_APP_CLUSTER into " +
+			"PUSHER_URL=https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"
+	} else if slices.Contains(envNames, name) {
+		fix = "set it in .env or in the environment"
 	}
 	if !pattern(`^([A-Z_-]+|[a-z_-]+)$`).matches(name) {
 		name = "a name"
 	}
-	s.Warnings = append(s.Warnings, name+" in "+place+" "+problem)
+	s.Warnings = append(s.Warnings, name+" in "+place+" is not a setting of this file and is ignored: "+fix)
 	return ""
 }
 

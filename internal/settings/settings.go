@@ -55,7 +55,15 @@ func Load(environ []string, dir string) (s Settings, err error) {
 		s.Proxies = 1
 	}
 	s.Server, err = newServer(values, source)
+	s.warnUnused(values["PUSHER_CLUSTER"], s.Server.Cluster == "")
+	s.warnUnused(values["PUSHER_SOCKET_URL"], s.Server.Embedded()) // Heroku's add-on sets it for Pusher, too
 	return s, err
+}
+
+func (s *Settings) warnUnused(v setting, unused bool) {
+	if v.value != "" && unused {
+		s.Warnings = append(s.Warnings, v.place+" is ignored with "+s.Server.Name+": remove it, or check PUSHER_URL and app.cfg")
+	}
 }
 
 // readCredentials adds the credentials to values: the parts of PUSHER_URL, under their names in app.cfg, or the
@@ -77,12 +85,6 @@ func (s *Settings) readCredentials(values map[string]setting, dir string) (sourc
 		return source, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		for _, name := range []string{"PUSHER_CLUSTER", "PUSHER_SOCKET_URL"} {
-			if v := values[name]; v.value != "" {
-				s.Warnings = append(s.Warnings, v.place+" is ignored, because there is neither a PUSHER_URL nor an app.cfg: "+
-					"add one of them, or remove "+name)
-			}
-		}
 		return "", nil
 	}
 	if err := s.readFile(values, dir, "app.cfg", cfgNames); err != nil {

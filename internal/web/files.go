@@ -52,17 +52,13 @@ func Page(files fs.FS, data any, live bool) (http.Handler, error) {
 }
 
 func render(files fs.FS, data any) (page []byte, tag string, err error) {
-	text, err := fs.ReadFile(files, "templates/index.html")
+	t, err := template.ParseFS(files, "templates/index.html")
 	if err != nil {
 		return nil, "", err
 	}
-	t, err := template.New("index.html").Parse(string(text))
-	if err != nil {
-		return nil, "", err
-	}
-	var b bytes.Buffer
-	err = t.Execute(&b, data)
-	return b.Bytes(), etag(b.Bytes()), err
+	var text bytes.Buffer
+	err = t.Execute(&text, data)
+	return text.Bytes(), etag(text.Bytes()), err
 }
 
 // Static returns a handler that serves the files in static/, except those whose path has an element that begins with a
@@ -85,7 +81,7 @@ func serve(w http.ResponseWriter, r *http.Request, ext string, content []byte, t
 	header := w.Header()
 	header.Set("Cache-Control", "no-cache")
 	header.Set("Content-Length", strconv.Itoa(len(content)))
-	header.Set("Content-Type", cmp.Or(contentTypes[ext], "application/octet-stream"))
+	header.Set("Content-Type", cmp.Or(contentTypes[ext], http.DetectContentType(content)))
 	header.Set("Etag", tag)
 	// An entity tag contains no quotes, so finding the quoted tag in the header means a match.
 	if strings.Contains(strings.Join(r.Header["If-None-Match"], ","), tag) {
@@ -97,17 +93,11 @@ func serve(w http.ResponseWriter, r *http.Request, ext string, content []byte, t
 
 func etag(content []byte) string { return fmt.Sprintf(`"%.12x"`, sha256.Sum256(content)) }
 
-// contentTypes are the types of files that pages use. The operating system's list may have others for them.
+// contentTypes are the types of files for which the operating system may have others. net/http detects those of images,
+// fonts and sounds.
 var contentTypes = map[string]string{
-	".css":   "text/css; charset=utf-8",
-	".gif":   "image/gif",
-	".html":  "text/html; charset=utf-8",
-	".jpg":   "image/jpeg",
-	".js":    "text/javascript; charset=utf-8",
-	".json":  "application/json",
-	".mp3":   "audio/mpeg",
-	".png":   "image/png",
-	".svg":   "image/svg+xml",
-	".webp":  "image/webp",
-	".woff2": "font/woff2",
+	".css":  "text/css; charset=utf-8",
+	".html": "text/html; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
 }

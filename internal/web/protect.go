@@ -44,8 +44,11 @@ func Protect(next http.Handler, connect string, proxies int, local string, log *
 		if forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ","); proxies > 0 && forwarded != "" {
 			r.Host = strings.TrimSpace(forwarded)
 		}
-		// An Origin never has the default port, but some proxies add it to the Host.
-		r.Host = strings.TrimSuffix(strings.TrimSuffix(r.Host, ":443"), ":80")
+		// An Origin never has the default port of its scheme, but some proxies add it to the Host.
+		origin, err := url.Parse(r.Header.Get("Origin"))
+		if err == nil && r.Host == origin.Host+map[string]string{"http": ":80", "https": ":443"}[origin.Scheme] {
+			r.Host = origin.Host
+		}
 		if local != "" && !isLocal(r.Host) {
 			reject(w, r, http.StatusMisdirectedRequest, "This server accepts requests for localhost and IP addresses only: open "+
 				local+" instead. Only if a reverse proxy or a tunnel on this machine forwards requests to this server, set "+

@@ -66,6 +66,7 @@ func TestSameOrigin(t *testing.T) {
 		{"another site, old browser", 0, []string{"Origin", "https://evil.example"}, 403},
 		{"a proxy that adds port 443", 0, []string{"Origin", "https://example.com", "Host", "example.com:443"}, 200},
 		{"a proxy that adds port 80", 0, []string{"Origin", "http://example.com", "Host", "example.com:80"}, 200},
+		{"plain HTTP at port 443", 0, []string{"Origin", "http://example.com:443", "Host", "example.com:443"}, 200},
 		{"another port", 0, []string{"Origin", "http://example.com", "Host", "example.com:8080"}, 403},
 		{"a tunnel that changes Host", 1, []string{"Origin", "https://name.tunnel.example", "X-Forwarded-Host", "name.tunnel.example"}, 200},
 		{"two proxies that change Host", 2, []string{"Origin", "https://app.example", "X-Forwarded-Host", "app.example, inner.example"}, 200},

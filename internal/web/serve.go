@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-const maxRequests = 2000 // connections with a request that is not finished; further ones wait
+const maxConnections = 2000 // without WebSockets; further ones wait
 
 // Serve serves handler on listener until ctx is done. Then it accepts no more connections, gives in-flight requests 6 s
 // to finish (a click takes up to 5 s), and returns nil. Hijacked connections, such as WebSockets, stay open. Slow
 // clients time out, and headers over 16 KB get 431. Serve fails if it can't accept connections.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
-	server := newServer(handler, log, maxRequests)
+	server := newServer(handler, log, maxConnections)
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
 		defer close(stopped)
@@ -34,12 +34,12 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	return nil
 }
 
-// newServer returns a server for handler that handles n connections at a time, not counting idle and hijacked ones. A
-// connection is busy from its start, or from the first byte of another request, until it is idle again. On shutdown, it
-// closes connections that have never sent a byte, which browsers open in advance; net/http would wait 5 s for them.
+// newServer returns a server for handler with at most n connections, not counting hijacked ones; further ones wait.
+// When all are in use, it closes idle ones. On shutdown, it closes connections that have not sent a whole request,
+// which browsers open in advance; net/http would wait 5 s for them.
 func newServer(handler http.Handler, log *slog.Logger, n int) *http.Server {
-	var states sync.Map // the http.ConnState of each net.Conn
-	busy, stopping := make(chan struct{}, n), make(chan struct{})
+	var fresh sync.Map // connections in http.StateNew
+	slots, stopping := make(chan struct{}, n), make(chan struct{})
 	server := &http.Server{
 		Handler:        handler,
 		ReadTimeout:    5 * time.Second, // for the headers and body of each request
@@ -47,35 +47,33 @@ func newServer(handler http.Handler, log *slog.Logger, n int) *http.Server {
 		IdleTimeout:    2 * time.Minute, // longer than load balancers keep idle connections
 		MaxHeaderBytes: 12 << 10,        // net/http adds 4 KB
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			previous, _ := states.Swap(conn, state)
-			if state == http.StateHijacked || state == http.StateClosed {
-				states.Delete(conn)
+	}
+	server.ConnState = func(conn net.Conn, state http.ConnState) {
+		fresh.Delete(conn)
+		switch state {
+		case http.StateNew:
+			fresh.Store(conn, nil)
+			if len(slots) == n {
+				server.SetKeepAlivesEnabled(false) // closes idle connections, and others after their response
+				defer server.SetKeepAlivesEnabled(true)
 			}
-			switch was, is := isBusy(previous), isBusy(state); {
-			case is && !was:
-				select {
-				case busy <- struct{}{}: // until then, a new connection stops the server from accepting others
-				case <-stopping:
-				}
-			case was && !is:
-				select {
-				case <-busy:
-				case <-stopping:
-				}
+			select {
+			case slots <- struct{}{}: // until then, the server accepts no other connections
+			case <-stopping:
 			}
-		},
+		case http.StateHijacked, http.StateClosed:
+			select {
+			case <-slots:
+			case <-stopping:
+			}
+		}
 	}
 	server.RegisterOnShutdown(func() {
 		close(stopping)
-		states.Range(func(conn, state any) bool {
-			if state == http.StateNew {
-				conn.(net.Conn).Close()
-			}
+		fresh.Range(func(conn, _ any) bool {
+			conn.(net.Conn).Close()
 			return true
 		})
 	})
 	return server
 }
-
-func isBusy(state any) bool { return state == http.StateNew || state == http.StateActive }

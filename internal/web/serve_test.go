@@ -109,25 +109,18 @@ func TestHeaderSize(t *testing.T) {
 	}
 }
 
-// While too many requests are unfinished, a new connection and an idle one with another request wait.
+// While all connections have requests, a new one waits.
 func TestTooManyRequests(t *testing.T) {
 	serving(t, func(t *testing.T, p pipe.Listener, _ func() error) {
-		idle := p.Dial()
-		if err := request(idle, "/"); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
 		start, responses := time.Now(), make(chan error)
-		for range maxRequests {
+		for range maxConnections {
 			go func() { responses <- request(p.Dial(), "/second") }()
 		}
 		synctest.Wait()
-		for _, c := range []net.Conn{idle, p.Dial()} {
-			if err := request(c, "/"); err != nil || time.Since(start) != time.Second {
-				t.Errorf("one more: %v after %v", err, time.Since(start))
-			}
+		if err := request(p.Dial(), "/"); err != nil || time.Since(start) != time.Second {
+			t.Errorf("one more: %v after %v", err, time.Since(start))
 		}
-		for range maxRequests {
+		for range maxConnections {
 			if err := <-responses; err != nil {
 				t.Error(err)
 			}
@@ -138,21 +131,51 @@ func TestTooManyRequests(t *testing.T) {
 	})
 }
 
-// Idle and hijacked connections, such as WebSockets, don't count toward the limit.
+// Idle connections make room for others, and hijacked ones, such as WebSockets, don't count.
 func TestConnectionsWithoutRequest(t *testing.T) {
 	for _, path := range []string{"/", "/hijack"} {
 		serving(t, func(t *testing.T, p pipe.Listener, _ func() error) {
 			start := time.Now()
-			for i := range maxRequests + 10 {
+			for i := range maxConnections + 10 {
 				if err := request(p.Dial(), path); err != nil {
 					t.Fatalf("connection %d: %v", i, err)
 				}
+				synctest.Wait()
 			}
 			if took := time.Since(start); took > 0 {
 				t.Errorf("some connections had to wait: all took %v", took)
 			}
 		})
 	}
+}
+
+// A second request on a connection counts as well before it is complete.
+func TestUnfinishedSecondRequests(t *testing.T) {
+	serving(t, func(t *testing.T, p pipe.Listener, _ func() error) {
+		closed := 0
+		var conns []net.Conn
+		for range maxConnections + 10 {
+			c := p.Dial()
+			if err := request(c, "/"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, c)
+		}
+		synctest.Wait()
+		for _, c := range conns {
+			c.SetReadDeadline(time.Now())
+			if _, err := c.Read(make([]byte, 1)); err == io.EOF {
+				closed++
+			}
+		}
+		if closed < 10 {
+			t.Errorf("only %d of %d connections were closed", closed, len(conns))
+		}
+	})
 }
 
 // On shutdown, a request that is being handled gets its response, and connections that have not sent a byte, or are idle,
