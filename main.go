@@ -213,7 +213,6 @@ func (a *app) serve(ctx context.Context, program string, stdout io.Writer) error
 	at := listener.Addr().(*net.TCPAddr)
 	handler, err := a.handler(at)
 	if err != nil {
-		listener.Close()
 		return err
 	}
 	terminal.Ready(a.settings, at, program, channel, event, a.log, stdout)
