@@ -44,7 +44,8 @@ export async function loadPusher() {
 
 // connectionOptions returns the options for new Pusher.
 export function connectionOptions() {
-  const options = { cluster: page.cluster, activityTimeout: ACTIVITY_MS, pongTimeout: PONG_MS };
+  const timeouts = { activityTimeout: ACTIVITY_MS, pongTimeout: PONG_MS };
+  const options = { cluster: page.cluster, channelAuthorization: { endpoint: 'pusher/auth' }, ...timeouts };
   return hosted ? options : {
     ...options,
     cluster: 'local', // pusher-js requires one
