@@ -5,11 +5,9 @@ package pusherapi
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -89,25 +87,16 @@ func TestErrorStatus(t *testing.T) {
 		{"too large", 413, "The data content of this event exceeds the allowed maximum (10240 bytes).", "Send at most 10 KB of data"},
 		{"too many", 429, "", "Wait a moment"},
 		{"server error", 500, "<script>alert(1)</script>", "reported a server error (status 500), so it is not known whether the event was sent. Try again later, or check "},
-		{"unavailable", 503, "", "status 503"},
 		{"redirect", 302, "", "responded with status 302 and did not accept the event"},
 		{"invalid channel", 400, "Invalid channel name", "1 to 164 characters (A-Z"},
-		{"long event name, soketi", 400, `{"error":"Event name is too long. Maximum allowed size is 200.","code":400}`, "1 to 200 characters, and don't begin it"},
-		{"reserved event name", 400, "The 'pusher' namespace is reserved for internal usage", `don't begin it with "pusher"`},
-		{"long event name, embedded", 400, "The event's name is over 200 characters", "1 to 200 characters, and don't begin it"},
-		{"malformed", 400, "Expected name parameter to be a string\n", "refused the event as invalid (status 400)"},
 		{"plain HTTP, nginx", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>", "requires TLS"},
 		{"plain HTTP, Apache", 400, "Reason: You're speaking plain HTTP to an SSL-enabled server port.", "requires TLS"},
 		{"login page", 401, "<html>Basic realm</html>", "responded with status 401 and did not accept"},
 		{"unknown key, 401", 401, "Unknown auth_key", "does not know this app"},
-		{"Express", 404, "Cannot POST /apps/1/events", "responded with status 404 and did not accept"},
 		{"web server without the API", 404, "<html>404 Not Found</html>", "responded with status 404 and did not accept the event"},
-		{"another server", 405, "Method Not Allowed", "responded with status 405 and did not accept"},
 		{"another server's page", 200, "<html>", "not come from the HTTP API"},
-		{"no body", 200, "", "not come from the HTTP API"},
 		{"array", 200, "[]", "not come from the HTTP API"},
 		{"endless", 200, strings.Repeat(" ", 1<<20), "not come from the HTTP API"},
-		{"endless error", 400, strings.Repeat("x", 1<<20), "refused the event as invalid"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -153,9 +142,7 @@ func TestClock(t *testing.T) {
 		want string
 	}{
 		{90*time.Minute + second, "clock is 1h30m behind the clock of"},
-		{11*time.Minute + second, "clock is 11m behind the clock of"},
 		{-3*time.Hour + second, "clock is 3h0m ahead of the clock of"},
-		{-48*time.Hour + second, "clock is 48h0m ahead of the clock of"},
 		{2 * second, "clock is ahead of or behind the clock of"},
 		{0, "clock is ahead of or behind the clock of"},
 	} {
@@ -175,8 +162,6 @@ func TestClock(t *testing.T) {
 // log has that text.
 func TestRefusedByClient(t *testing.T) {
 	client := newClient("http://x", inProcess{http.NotFoundHandler()})
-	socketID := "1"
-	_, badSocket := client.TriggerWithParams("c", "e", "d", pusher.TriggerParams{SocketID: &socketID})
 	for _, tt := range []struct {
 		err       error
 		want, log string
@@ -185,10 +170,6 @@ func TestRefusedByClient(t *testing.T) {
 		{client.Trigger("c", "e", strings.Repeat("x", 10<<10+1)), "Send at most 10 KB of data", "10241 bytes"},
 		{client.Trigger("private-encrypted-c", "e", "d"), "The event was not sent: No master encryption key supplied. Correct what", "No master encryption key"},
 		{client.Trigger("c", "e", make(chan int)), "The event was not sent: json: unsupported type: chan int. Correct what", "chan int"},
-		{client.Trigger("c", "e", math.Inf(1)), "The event was not sent: json: unsupported value: +Inf. Correct what", "+Inf"},
-		{client.Trigger("c", "e", json.RawMessage("x")), "The event was not sent: json: error calling MarshalJSON", "RawMessage"},
-		{badSocket, "The event was not sent: socket_id invalid. Correct what", "socket_id invalid"},
-		{client.TriggerMulti(make([]string, 101), "e", "d"), "The event was not sent: You cannot trigger on more than 100 channels at once. Correct what", "100 channels"},
 	} {
 		wantExplained(t, tt.err, 500, tt.want)
 		if cause := Cause(tt.err).Error(); !strings.Contains(cause, tt.log) {
