@@ -1,9 +1,6 @@
 package settings
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"io"
 	"net/http"
 	"net/url"
@@ -14,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"pusher-sample/internal/pusherapi"
 
 	"github.com/pusher/pusher-http-go/v5"
 )
@@ -30,16 +29,11 @@ func load(t testing.TB, env map[string]string, files files) (Settings, error) {
 			t.Fatal(err)
 		}
 	}
-	return Load(environ(env), dir)
-}
-
-// environ returns env in the form of os.Environ.
-func environ(env map[string]string) []string {
-	var list []string
+	var environ []string
 	for name, value := range env {
-		list = append(list, name+"="+value)
+		environ = append(environ, name+"="+value)
 	}
-	return list
+	return Load(environ, dir)
 }
 
 // env returns a map made from alternating names and values.
@@ -59,19 +53,22 @@ const (
 
 // hosted returns the settings of app 12 at Pusher.
 func hosted(source, host, cluster string) Settings {
-	return Settings{Server: Server{Name: "Pusher", Source: source, AppID: "12", Key: "zqkey", Secret: "zqsecret", Host: host, TLS: true,
-		Cluster: cluster}, Addr: "127.0.0.1:5000", RateLimit: 1}
+	server := Server{Name: "Pusher", Source: source, Host: host, TLS: true, AppID: "12", Key: "zqkey", Secret: "zqsecret"}
+	server.Cluster = cluster
+	return Settings{Server: server, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
 // own returns the settings of app zq-app on a self-hosted server.
 func own(host, socketURL string) Settings {
-	return Settings{Server: Server{Name: "the Channels server", Source: "PUSHER_URL", AppID: "zq-app", Key: "zqkey", Secret: "zqsecret", Host: host,
-		TLS: strings.HasPrefix(socketURL, "wss"), SocketURL: socketURL}, Addr: "127.0.0.1:5000", RateLimit: 1}
+	server := Server{Name: "the Channels server", Source: "PUSHER_URL", AppID: "zq-app", Key: "zqkey", Secret: "zqsecret"}
+	server.Host, server.SocketURL, server.TLS = host, socketURL, strings.HasPrefix(socketURL, "wss")
+	return Settings{Server: server, Addr: "127.0.0.1:5000", RateLimit: 1}
 }
 
 // embedded returns the settings of the embedded server, without its generated secret.
 func embedded(addr string, rate float64) Settings {
-	return Settings{Server: Server{Name: "the embedded Channels server", AppID: "1", Key: "local"}, Addr: addr, RateLimit: rate}
+	server := Server{Name: "the embedded Channels server", AppID: "1", Key: "local"}
+	return Settings{Server: server, Addr: addr, RateLimit: rate}
 }
 
 // with returns a changed copy of s.
@@ -101,21 +98,17 @@ var accepted = []struct {
 	{".env before app.cfg", env("PUSHER_URL", ""), files{".env": "PUSHER_URL=" + euURL, "app.cfg": cfg},
 		hosted("PUSHER_URL in .env", "api-eu.pusher.com", "eu")},
 	{"app.cfg", nil, files{"app.cfg": cfg}, hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
-	{"app.cfg beside an .env about other things", nil, files{".env": "PORT=1\nOTHER=\"a $b\"\n", "app.cfg": cfg},
-		with(hosted("app.cfg", "api-mt1.pusher.com", "mt1"), func(s *Settings) { s.Addr = ":1" })},
 	{"embedded ignores the rest of the add-on", env("PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zqkey", "PUSHER_CLUSTER", "eu"), nil,
 		embedded("127.0.0.1:5000", 1)},
 
 	// Which host the app calls, and where the page connects.
 	{"http at Pusher", env("PUSHER_URL", "http://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
-	{"port 443 at Pusher", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com:443/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"api.pusherapp.com", env("PUSHER_URL", "http://zqkey:zqsecret@api.pusherapp.com/apps/12"), nil, hosted("PUSHER_URL", "api-mt1.pusher.com", "mt1")},
 	{"host and scheme in upper case", env("PUSHER_URL", "HTTPS://zqkey:zqsecret@API-EU.Pusher.COM/apps/12"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"PUSHER_SOCKET_URL is ignored with Pusher", env("PUSHER_URL", euURL, "PUSHER_SOCKET_URL", "ws://ws.pusherapp.com:80/app/zqkey"), nil, hosted("PUSHER_URL", "api-eu.pusher.com", "eu")},
 	{"PUSHER_CLUSTER over the URL's", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "us2"), nil, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER for an unrecognized host", env("PUSHER_URL", "http://zqkey:zqsecret@other.pusherapp.com:80/apps/12"),
 		files{".env": "PUSHER_CLUSTER=us2"}, hosted("PUSHER_URL and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
-	{"PUSHER_CLUSTER over app.cfg's", env("PUSHER_CLUSTER", "us2"), files{"app.cfg": cfg + "CLUSTER='eu'"}, hosted("app.cfg and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"PUSHER_CLUSTER overrides CLUSTER and HOST in app.cfg", env("PUSHER_CLUSTER", "us2"),
 		files{"app.cfg": cfg + "CLUSTER=eu\nHOST=api-ap1.pusher.com"}, hosted("app.cfg and PUSHER_CLUSTER", "api-us2.pusher.com", "us2")},
 	{"self-hosted", env("PUSHER_URL", ownURL), nil, own("localhost:6001", "ws://localhost:6001")},
@@ -124,12 +117,8 @@ var accepted = []struct {
 		own("api-eu.notpusher.com:80", "ws://api-eu.notpusher.com:80")},
 	{"self-hosted, IPv6", env("PUSHER_URL", "http://zqkey:zqsecret@[::1]:6001/apps/zq-app"), nil, own("[::1]:6001", "ws://[::1]:6001")},
 	{"self-hosted, a Docker container's name", env("PUSHER_URL", "http://zqkey:zqsecret@my_soketi:6001/apps/zq-app"), nil, own("my_soketi:6001", "ws://my_soketi:6001")},
-	{"self-hosted, with a cluster", env("PUSHER_URL", ownURL, "PUSHER_CLUSTER", "eu"), nil, own("localhost:6001", "ws://localhost:6001")},
-	{"PUSHER_SOCKET_URL", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "ws://Ws.example.org:8080"), nil, own("localhost:6001", "ws://ws.example.org:8080")},
 	{"PUSHER_SOCKET_URL with a prefix", env("PUSHER_URL", ownURL), files{".env": "PUSHER_SOCKET_URL=ws://ws.example.org/a/b-c/"}, own("localhost:6001", "ws://ws.example.org/a/b-c")},
 	{"PUSHER_SOCKET_URL with /app/KEY", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "ws://ws.example.org/app/zqkey"), nil, own("localhost:6001", "ws://ws.example.org")},
-	{"PUSHER_SOCKET_URL with TLS", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "WSS://ws.example.org/"), nil,
-		with(own("localhost:6001", "wss://ws.example.org"), func(s *Settings) { s.Server.TLS = false })},
 
 	// Secrets in URLs.
 	{"percent-encoded secret", env("PUSHER_URL", "https://zqkey:%2F%40%23%3F%25%24@api-eu.pusher.com/apps/12"), nil,
@@ -148,24 +137,16 @@ var accepted = []struct {
 		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
 	{"unknown names, empty values, the same value twice", nil, files{"app.cfg": "DEBUG = True\nX = [1, 2]\nID =\nCLUSTER = ''\nHOST = # none\n" + cfg + "app_id = 12\n"},
 		hosted("app.cfg", "api-mt1.pusher.com", "mt1")},
-	{"HOST", nil, files{"app.cfg": cfg + "HOST = 'Localhost:6001'"},
-		with(own("localhost:6001", "ws://localhost:6001"), func(s *Settings) { s.Server.Source, s.Server.AppID = "app.cfg", "12" })},
-	{"HOST, SECURE, CLUSTER", nil, files{"app.cfg": cfg + "HOST = ws.example.org\nSECURE = True\nCLUSTER = 'eu'"},
-		with(own("ws.example.org", "wss://ws.example.org"), func(s *Settings) { s.Server.Source, s.Server.AppID = "app.cfg", "12" })},
 	{"HOST and PUSHER_SOCKET_URL", env("PUSHER_SOCKET_URL", "wss://ws.example.org"), files{"app.cfg": cfg + "HOST = 10.0.0.1\nSECURE = no"},
 		with(own("10.0.0.1", "wss://ws.example.org"), func(s *Settings) { s.Server.Source, s.Server.AppID, s.Server.TLS = "app.cfg", "12", false })},
 	{"Pusher HOST, SECURE off", nil, files{"app.cfg": cfg + "HOST = api-eu.pusher.com:80\nSECURE = off"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
-	{"Pusher HOST and its CLUSTER", nil, files{"app.cfg": cfg + "HOST = api-eu.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
 	{"Pusher HOST that names no cluster", nil, files{"app.cfg": cfg + "HOST = other.pusher.com\nCLUSTER = eu"}, hosted("app.cfg", "api-eu.pusher.com", "eu")},
 
 	// The address to listen on, the rate limit, and the proxy.
 	{"PORT, RATE_LIMIT", env("PORT", "8080", "RATE_LIMIT", "0.5"), nil, embedded(":8080", 0.5)},
 	{"any port, no limit", env("PORT", "0", "RATE_LIMIT", "0"), nil, embedded(":0", 0)},
 	{"environment before .env", env("PORT", "1"), files{".env": "PORT=2\nRATE_LIMIT=3"}, embedded(":1", 3)},
-	{"behind a proxy", env("TRUST_PROXY", "1"), nil, with(embedded("127.0.0.1:5000", 1), func(s *Settings) { s.Proxies = 1 })},
 	{"behind two proxies", nil, files{".env": "TRUST_PROXY=2"}, with(embedded("127.0.0.1:5000", 1), func(s *Settings) { s.Proxies = 2 })},
-	{"not behind a proxy", env("TRUST_PROXY", "0"), nil, embedded("127.0.0.1:5000", 1)},
-	{"Heroku behind a CDN", env("DYNO", "web.1", "TRUST_PROXY", "2"), nil, with(embedded("127.0.0.1:5000", 1), func(s *Settings) { s.Proxies, s.Heroku = 2, true })},
 	{"Heroku without proxies", env("DYNO", "web.1", "TRUST_PROXY", "0"), nil, with(embedded("127.0.0.1:5000", 1), func(s *Settings) { s.Heroku = true })},
 	{"Heroku", env("DYNO", "web.1", "PORT", "1"), nil, with(embedded(":1", 1), func(s *Settings) { s.Proxies, s.Heroku = 1, true })},
 }
@@ -194,47 +175,22 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// roundTrip responds to requests without a network.
-type roundTrip func(*http.Request) *http.Response
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
-
-// checkRequest triggers an event with pusher-http-go and s, and checks the URL and the signature
-// of the request.
+// checkRequest triggers an event with pusher-http-go and s, and checks the URL of the request.
 func checkRequest(t *testing.T, s Server) {
 	t.Helper()
-	var requests []*http.Request
-	client := pusher.Client{AppID: s.AppID, Key: s.Key, Secret: s.Secret, Host: s.Host, Secure: s.TLS,
-		HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) *http.Response {
-			requests = append(requests, r)
-			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("{}")), Request: r}
-		})}}
+	client := pusher.Client{AppID: s.AppID, Key: s.Key, Secret: s.Secret, Host: s.Host, Secure: s.TLS}
+	client.HTTPClient = pusherapi.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme := map[bool]string{false: "http", true: "https"}[s.TLS]
+		if got, want := r.URL.Scheme+"://"+r.URL.Host+r.URL.Path, scheme+"://"+s.Host+"/apps/"+s.AppID+"/events"; got != want {
+			t.Errorf("request to %s, want %s", got, want)
+		}
+		if key := r.URL.Query().Get("auth_key"); key != s.Key || r.URL.Fragment != "" {
+			t.Errorf("request with key %q and fragment %q, want key %q", key, r.URL.Fragment, s.Key)
+		}
+		io.WriteString(w, "{}")
+	}))
 	if err := client.Trigger("channel1", "event1", "hello"); err != nil {
 		t.Fatal(err)
-	}
-	if len(requests) != 1 {
-		t.Fatalf("%d requests, want 1", len(requests))
-	}
-	u := *requests[0].URL
-	query := u.Query()
-	u.RawQuery = ""
-	scheme := "http://"
-	if s.TLS {
-		scheme = "https://"
-	}
-	if want := scheme + s.Host + "/apps/" + s.AppID + "/events"; u.String() != want {
-		t.Errorf("request to %s, want %s", &u, want)
-	}
-	signature := query.Get("auth_signature")
-	query.Del("auth_signature")
-	unescaped, err := url.QueryUnescape(query.Encode())
-	if err != nil {
-		t.Fatal(err)
-	}
-	mac := hmac.New(sha256.New, []byte(s.Secret))
-	io.WriteString(mac, "POST\n/apps/"+s.AppID+"/events\n"+unescaped)
-	if want := hex.EncodeToString(mac.Sum(nil)); signature != want || query.Get("auth_key") != s.Key {
-		t.Errorf("query %v signed %s, want %s", query, signature, want)
 	}
 }
 
@@ -274,8 +230,8 @@ func TestSecretUnaltered(t *testing.T) {
 	forms := []string{"SECRET=%", "SECRET = %", "SECRET: %", "export SECRET=% # c", "SECRET='%'", `SECRET = "%"`, `SECRET="%"# c`}
 	for _, secret := range secrets {
 		for _, form := range forms {
-			if strings.Contains(form, "'") && strings.Contains(secret, "'") || strings.Contains(form, `"`) && strings.Contains(secret, `"`) {
-				continue // Load rejects it: see "quote within quotes"
+			if strings.ContainsAny(form, `'"`) && strings.ContainsAny(secret, `'"`) {
+				continue // Load may reject it: see "quote within quotes"
 			}
 			if strings.HasPrefix(secret, "#") && strings.Contains(form, " %") {
 				continue // it would begin a comment
@@ -298,65 +254,43 @@ var rejected = []struct {
 	want  string
 }{
 	{"quoted", env("PUSHER_URL", `"`+euURL+`"`), nil, "PUSHER_URL is in quotes"},
-	{"quoted twice in .env", nil, files{".env": "\n\nPUSHER_URL='\"" + euURL + "\"'"}, "PUSHER_URL in .env line 3 is in quotes"},
 	{"space before", env("PUSHER_URL", " "+euURL), nil, "PUSHER_URL has a space"},
-	{"line break after", env("PUSHER_URL", euURL+"\n"), nil, "PUSHER_URL has a space"},
 	{"not ASCII", env("PUSHER_URL", "https://zqkey:zqé@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has a space, a line break or a non-ASCII character"},
-	{"no scheme", env("PUSHER_URL", "zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"another scheme", env("PUSHER_URL", "ws://zqkey:zqsecret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must begin with https://"},
 	{"slash in the secret", env("PUSHER_URL", "https://zqkey:zq/secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
-	{"# in the secret", env("PUSHER_URL", "https://zqkey:zq#secret@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
 	{"percent in the secret", env("PUSHER_URL", "https://zqkey:zq%zq@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST…percent-encode"},
 	{"angle brackets", env("PUSHER_URL", "https://<zqkey>:<zqsecret>@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL has < or > in it: remove the < >"},
 	{"bad port", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:zq/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
-	{"no host", env("PUSHER_URL", "https://zqkey:zqsecret@/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
 	{"port too large", env("PUSHER_URL", "https://zqkey:zqsecret@localhost:65536/apps/12"), nil, "HOST in PUSHER_URL is not a host"},
 	{"dashboard", env("PUSHER_URL", "https://dashboard.pusher.com/apps/12/keys?zq"), nil, "PUSHER_URL is the address of Pusher's dashboard"},
 	{"no secret", env("PUSHER_URL", "https://zqkey@api-eu.pusher.com/apps/12"), nil, "PUSHER_URL must have KEY:SECRET@HOST"},
 	{"query", env("PUSHER_URL", euURL+"?cluster=zq"), nil, "PUSHER_URL must end with /apps/ID"},
-	{"no path", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com"), nil, "PUSHER_URL must end with /apps/ID"},
-	{"path prefix", env("PUSHER_URL", "https://zqkey:zqsecret@example.org/zq/apps/12"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"odd ID", env("PUSHER_URL", "https://zqkey:zqsecret@api-eu.pusher.com/apps/zq%2F12"), nil, "PUSHER_URL must end with /apps/ID"},
 	{"key that breaks a query", env("PUSHER_URL", "https://zq&key:zqsecret@api-eu.pusher.com/apps/12"), nil, "KEY in PUSHER_URL must consist of letters, digits"},
-	{"line break in the secret", env("PUSHER_URL", "https://zqkey:zq%0Asecret@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not contain a space"},
 	{"quoted secret", env("PUSHER_URL", "https://zqkey:%22zqsecret%22@api-eu.pusher.com/apps/12"), nil, "SECRET in PUSHER_URL must not begin or end with a quote"},
 	{"the form itself", env("PUSHER_URL", "https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID"), nil, "ID in PUSHER_URL, KEY in PUSHER_URL, SECRET in PUSHER_URL, HOST in PUSHER_URL must be your app's own value"},
-	{"the form's CLUSTER", env("PUSHER_URL", "https://zqkey:zqsecret@api-CLUSTER.pusher.com/apps/12"), nil, "HOST in PUSHER_URL must be your app's own value, not a placeholder"},
 	{"another Pusher host", env("PUSHER_URL", "https://zqkey:zqsecret@ws-eu.pusher.com/apps/12"), nil, "HOST in PUSHER_URL names a Pusher host without a cluster"},
 	{"invalid PUSHER_URL, valid app.cfg", env("PUSHER_URL", "zq"), files{"app.cfg": cfg}, "PUSHER_URL must begin with https://"},
 
-	{"cluster that is a placeholder", env("PUSHER_CLUSTER", "your_app_cluster"), nil, "PUSHER_CLUSTER must be your app's own value, not a placeholder"},
 	{"cluster in upper case", env("PUSHER_URL", euURL, "PUSHER_CLUSTER", "ZQ"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
 	{"host as cluster", env("PUSHER_CLUSTER", "api-zq.pusher.com"), nil, "PUSHER_CLUSTER is not the name of a cluster"},
-	{"cluster with a space", nil, files{".env": "PUSHER_CLUSTER='zq '"}, "PUSHER_CLUSTER in .env line 1 is not the name of a cluster"},
 
 	{"socket over http", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "https://zq"), nil, "PUSHER_SOCKET_URL must have the form"},
-	{"socket with user", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zqkey:zqsecret@zq"), nil, "PUSHER_SOCKET_URL must have the form"},
 	{"socket with fragment", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/app/zqkey#"), nil, "PUSHER_SOCKET_URL must have the form"},
 	{"socket with dots", env("PUSHER_URL", ownURL, "PUSHER_SOCKET_URL", "wss://zq/a/../b"), nil, "PUSHER_SOCKET_URL must have the form"},
 	{"socket with odd port", nil, files{".env": "PUSHER_URL=" + ownURL + "\nPUSHER_SOCKET_URL=wss://zq:0"}, "PUSHER_SOCKET_URL in .env line 2 must have the form"},
-	{"socket with a space", env("PUSHER_SOCKET_URL", "wss://zq "), files{"app.cfg": cfg + "HOST=h"}, "PUSHER_SOCKET_URL must have the form"},
 
-	{"port that is not a number", env("PORT", "zq"), nil, "PORT is not a port"},
 	{"port above 65535", nil, files{".env": "# c\nPORT=65536"}, "PORT in .env line 2 is not a port"},
 	{"port with address", env("PORT", ":8080"), nil, "PORT is not a port"},
-	{"rate that is not a number", env("RATE_LIMIT", "zq"), nil, "RATE_LIMIT is not a rate"},
 	{"rate below 0", env("RATE_LIMIT", "-0.1"), nil, "RATE_LIMIT is not a rate"},
 	{"rate too large", nil, files{".env": "RATE_LIMIT=1000001"}, "RATE_LIMIT in .env line 1 is not a rate"},
-
 	{"rate too small", env("RATE_LIMIT", "1e-300"), nil, "RATE_LIMIT is not a rate"},
-
-	{"proxies that are not a number", env("TRUST_PROXY", "zq"), nil, "TRUST_PROXY is not a number of proxies"},
-	{"true proxies", env("TRUST_PROXY", "true"), nil, "TRUST_PROXY is not a number of proxies"},
 	{"ten proxies", nil, files{".env": "TRUST_PROXY=10"}, "TRUST_PROXY in .env line 1 is not a number of proxies"},
 
 	{"empty app.cfg", nil, files{"app.cfg": ""}, "app.cfg has no value for ID, KEY, SECRET:"},
 	{"no secret in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nSECRET=\n"}, "app.cfg has no value for SECRET:"},
-	{"odd ID in app.cfg", nil, files{"app.cfg": "KEY=zqkey\nSECRET=zqsecret\nID=zq/12"}, "ID in app.cfg line 3 must consist of letters, digits"},
 	{"a word processor's quotes", nil, files{"app.cfg": "KEY=zqkey\nSECRET=“zqsecret”\nID=12"}, "SECRET in app.cfg line 2 must not begin or end with a quote"},
 	{"invisible character in the secret", nil, files{"app.cfg": "KEY=zqkey\nSECRET='zqsecret\u200b'\nID=12"}, "SECRET in app.cfg line 2 must not contain a space, a line break or an invisible"},
-	{"two placeholders", nil, files{"app.cfg": "ID=YOUR_APP_ID\nKEY=zqkey\nSECRET=your-app-secret"},
-		"ID in app.cfg line 1, SECRET in app.cfg line 3 must be your app's own value, not a placeholder"},
 	{"angle brackets in app.cfg", nil, files{"app.cfg": "ID=12\nKEY=<KEY>\nSECRET='<zqsecret>'"},
 		"KEY in app.cfg line 2, SECRET in app.cfg line 3 must be your app's own value, not a placeholder, and without < >"},
 	{"placeholders for the cluster too", nil, files{"app.cfg": "ID=12\nKEY=YOUR_APP_KEY\nSECRET=zqsecret\nCLUSTER='YOUR_APP_CLUSTER'"},
@@ -366,20 +300,15 @@ var rejected = []struct {
 	{"Flask's bind address", nil, files{"app.cfg": cfg + "HOST = '0.0.0.0'"}, "HOST in app.cfg line 4 is not the address of a server…use -addr"},
 	{"Flask's bind address with a port", nil, files{"app.cfg": cfg + "HOST = [::]:5000"}, "HOST in app.cfg line 4 is not the address of a server…use -addr"},
 	{"URL as host", nil, files{"app.cfg": cfg + "HOST='https://zq.example.org'"}, "HOST in app.cfg line 4 is not a host"},
-	{"host with path", nil, files{"app.cfg": cfg + "HOST=zq/apps"}, "HOST in app.cfg line 4 is not a host"},
-	{"host with user", nil, files{"app.cfg": cfg + "HOST=zqkey:zqsecret@zq"}, "HOST in app.cfg line 4 is not a host"},
 	{"Pusher host that names no cluster", nil, files{"app.cfg": cfg + "HOST=zq.pusher.com"}, "HOST in app.cfg line 4 names a Pusher host without a cluster"},
 	{"host and cluster differ", nil, files{"app.cfg": cfg + "HOST=api-zq.pusher.com\nCLUSTER=zqq"}, "HOST in app.cfg line 4 names a different cluster than CLUSTER"},
 	{"the same name twice", nil, files{"app.cfg": cfg + "secret=zqother"}, "SECRET in app.cfg line 4 differs from SECRET in app.cfg line 3"},
 	{"ID and app_id", nil, files{"app.cfg": cfg + "\napp_id=13"}, "ID in app.cfg line 5 differs from ID in app.cfg line 1"},
 
-	{"no = in the line", nil, files{"app.cfg": cfg + "zqsecret"}, "app.cfg line 4 must have the form"},
 	{"a URL alone", nil, files{".env": "PORT=1\n" + euURL}, ".env line 2 must have the form"},
-	{"wide space", nil, files{"app.cfg": "SECRET\u3000=\u3000zqsecret"}, "app.cfg line 1 must have the form"},
 	{"quote not closed", nil, files{"app.cfg": "ID=12\nSECRET='zqsecret\nKEY='zqkey'"}, "SECRET in app.cfg line 2 must have its whole value in one pair of quotes"},
 	{"quote not closed, unknown name", nil, files{".env": "zq=\"zqsecret\nPORT=1\n\""}, ".env line 1 must have its whole value in one pair of quotes"},
 	{"text after the quote, behind a no-break space", nil, files{"app.cfg": "SECRET=\u00a0'zq'secret"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
-	{"another setting after the quote", nil, files{"app.cfg": "SECRET='zq' SECRET='zqsecret'"}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"quote within quotes", nil, files{"app.cfg": `SECRET="zq\"zq"`}, "SECRET in app.cfg line 1 must have its whole value in one pair of quotes"},
 	{"control character", nil, files{"app.cfg": "SECRET='zq\x01secret'"}, "app.cfg line 1 must have the form…without control characters"},
 	{"NUL", nil, files{"app.cfg": cfg + "X='zq\x00'"}, "app.cfg is not UTF-8 text"},
@@ -394,7 +323,6 @@ func TestLoadRejects(t *testing.T) {
 			if err == nil {
 				t.Fatalf("got %+v, want an error", s)
 			}
-			t.Log(err)
 			begin, within, _ := strings.Cut(tt.want, "…")
 			if !strings.HasPrefix(err.Error(), begin) || !strings.Contains(err.Error(), within) {
 				t.Errorf("got  %s\nwant %s", err, tt.want)
@@ -407,20 +335,17 @@ func TestLoadRejects(t *testing.T) {
 	}
 }
 
-const place = `(((ID|KEY|SECRET|HOST) in PUSHER_URL|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY)( in \.env line \d+)?|` +
-	`((ID|KEY|SECRET|CLUSTER|HOST|SECURE|PUSHER_URL|PUSHER_CLUSTER|PUSHER_SOCKET_URL|PORT|RATE_LIMIT|TRUST_PROXY) in )?(app\.cfg|\.env)( line \d+)?)`
+const place = `(\w+ in PUSHER_URL( in \.env line \d+)?|[A-Z_]+|([A-Z_]+ in )?(app\.cfg|\.env)( line \d+)?)`
 
 var placePattern = regexp.MustCompile(`^(` + place + `, )*` + place + ` [a-z]`)
 
-// checkMessage checks that an error from Load begins with a setting or a file, has one line, and is
-// short enough to read.
+// checkMessage checks that an error from Load begins with a setting or a file, has one line, and is short.
 func checkMessage(t *testing.T, err error) {
 	t.Helper()
-	if message := err.Error(); !placePattern.MatchString(message) {
-		t.Errorf("the error doesn't begin with a setting or a file: %q", message)
-	}
-	if message := err.Error(); strings.ContainsFunc(message, func(r rune) bool { return r < ' ' }) || len(message) > 400 {
-		t.Errorf("the error has several lines, or is too long: %q", message)
+	message := err.Error()
+	multiline := strings.ContainsFunc(message, func(r rune) bool { return r < ' ' })
+	if !placePattern.MatchString(message) || multiline || len(message) > 400 {
+		t.Errorf("the error doesn't begin with a setting or a file, has several lines, or is too long: %q", message)
 	}
 }
 
@@ -433,18 +358,13 @@ func TestWarnings(t *testing.T) {
 		files files
 		want  []string // how each warning begins
 	}{
-		{"other programs' variables", env("HOME", "/zq", "PORTS", "zq", "RATE_LIMT", "zq"), nil, nil},
 		{"other programs' names in .env", nil, files{".env": "RATE_LIMT=zq\n#OTHER=zq\nPUSHER_URL =" + euURL}, nil},
-		{"similar names in the environment", env("PUSHER-URL", euURL, "PUSHERURL", euURL, "pusher_url", euURL, "PUSHER_APP_KEY", "zq"), nil, nil},
 		{"Laravel's names", nil, files{".env": "PUSHER_APP_ID=12\nPUSHER_APP_CLUSTER=zq"},
-			[]string{"PUSHER_APP_ID in .env line 1 is not a setting of this file and is ignored: combine PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET and PUSHER_APP_CLUSTER into PUSHER_URL=https://KEY:SECRET@api-CLUSTER.pusher.com/apps/ID", "PUSHER_APP_CLUSTER in .env line 2 is not a setting"}},
+			[]string{"PUSHER_APP_ID in .env line 1 is not a setting of this file and is ignored: combine PUSHER_APP_ID, ", "PUSHER_APP_CLUSTER in .env line 2 is not a setting"}},
 		{"typo in app.cfg", nil, files{"app.cfg": cfg + "CLUSTR = 'zq'"},
 			[]string{"CLUSTR in app.cfg line 4 is not a setting of this file and is ignored: valid names are ID, KEY, SECRET, CLUSTER, HOST, SECURE"}},
 		{"typo that leads to an error", nil, files{"app.cfg": "ID=12\nKEY=zqkey\nsecrt=zqsecret"}, []string{"secrt in app.cfg line 3 is not a setting"}},
 		{"typo in .env", nil, files{".env": "\nPUSHERURL=" + euURL}, []string{"PUSHERURL in .env line 2 is not a setting of this file and is ignored: valid names are PUSHER_URL, "}},
-		{"names of app.cfg in .env", nil, files{".env": "app_id=12\nSECRET=zq"}, nil}, // perhaps another program's
-		{"name of .env in app.cfg", nil, files{"app.cfg": cfg + "RATE_LIMIT=zq"},
-			[]string{"RATE_LIMIT in app.cfg line 4 is not a setting of this file and is ignored: set it in .env or in the environment"}},
 		{"no credentials", env("PUSHER_SOCKET_URL", "wss://zq"), files{".env": "PUSHER_CLUSTER=zq"},
 			[]string{"PUSHER_CLUSTER in .env line 1 is ignored with the embedded Channels server: remove it", "PUSHER_SOCKET_URL is ignored with the embedded Channels server"}},
 		{"cluster of a self-hosted server", env("PUSHER_URL", ownURL, "PUSHER_CLUSTER", "zq"), nil, []string{"PUSHER_CLUSTER is ignored with the Channels server"}},
@@ -466,54 +386,19 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// A folder, or a link to a missing file, is an error, not a reason to use the embedded server.
 func TestUnreadable(t *testing.T) {
-	for _, name := range []string{".env", "app.cfg"} {
+	for name, create := range map[string]func(path string) error{
+		".env":    func(path string) error { return os.Mkdir(path, 0o700) },
+		"app.cfg": func(path string) error { return os.Symlink("missing", path) },
+	} {
 		dir := t.TempDir()
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			t.Fatal(err)
+		if err := create(filepath.Join(dir, name)); err != nil {
+			t.Skip("can't create a symbolic link: ", err)
 		}
-		_, err := Load(nil, dir)
-		if want := name + " can't be read ("; err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("got %v, want %s", err, want)
-			continue
+		if s, err := Load(nil, dir); err == nil || !strings.HasPrefix(err.Error(), name+" can't be read (") {
+			t.Errorf("got %+v, %v", s, err)
 		}
-		t.Log(err)
-		checkMessage(t, err)
-	}
-
-	if os.Geteuid() == 0 {
-		t.Skip("root may read every file")
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "app.cfg"), []byte(cfg), 0); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Load(nil, dir)
-	if err == nil || !strings.HasPrefix(err.Error(), "app.cfg can't be read (open ") || !strings.Contains(err.Error(), ": permission denied): ") {
-		t.Errorf("got %v", err)
-	}
-}
-
-// A link to a missing app.cfg is an error, not a reason to use the embedded server.
-func TestDanglingLink(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Symlink("missing", filepath.Join(dir, "app.cfg")); err != nil {
-		t.Skip("can't create a symbolic link: ", err)
-	}
-	if s, err := Load(nil, dir); err == nil || !strings.HasPrefix(err.Error(), "app.cfg can't be read (open ") {
-		t.Errorf("got %+v, %v", s, err)
-	}
-}
-
-// Load doesn't add the variables in .env to the process's environment.
-func TestEnvironmentUntouched(t *testing.T) {
-	t.Setenv("RATE_LIMIT", "7")
-	got, err := load(t, nil, files{".env": "RATE_LIMIT=3\nZQ_OTHER=1\n"})
-	if err != nil || got.RateLimit != 3 {
-		t.Errorf("RateLimit %v, %v; want .env's", got.RateLimit, err)
-	}
-	if _, ok := os.LookupEnv("ZQ_OTHER"); ok || os.Getenv("RATE_LIMIT") != "7" {
-		t.Error("the environment was changed")
 	}
 }
 
@@ -528,22 +413,18 @@ func TestExample(t *testing.T) {
 	for i, name := range []string{"ID", "KEY", "SECRET"} { // fill in all values but one
 		others := slices.Delete(slices.Clone(fill), 2*i, 2*i+2)
 		_, err := load(t, nil, files{"app.cfg": strings.NewReplacer(others...).Replace(example)})
-		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") || !strings.Contains(err.Error(), "not a placeholder") {
+		if err == nil || !strings.HasPrefix(err.Error(), name+" in app.cfg line ") {
 			t.Errorf("%s unchanged: %v", name, err)
 		}
 	}
-	if _, err := load(t, nil, files{"app.cfg": example}); err == nil || !strings.Contains(err.Error(), "not a placeholder") {
-		t.Errorf("unchanged: %v", err)
-	}
-
 	filled := strings.NewReplacer(fill...).Replace(example)
 	got, err := load(t, nil, files{"app.cfg": filled})
-	if want := hosted("app.cfg", "api-mt1.pusher.com", "mt1"); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("filled in: %+v, %v; want %+v", got, err, want)
+	if err != nil || !reflect.DeepEqual(got, hosted("app.cfg", "api-mt1.pusher.com", "mt1")) {
+		t.Errorf("filled in: %+v, %v", got, err)
 	}
 	self := strings.NewReplacer("#HOST", "HOST", "#SECURE", "SECURE").Replace(filled)
 	got, err = load(t, nil, files{"app.cfg": self})
-	if err != nil || got.Server.Host != "localhost:6001" || got.Server.SocketURL != "ws://localhost:6001" || got.Server.TLS {
+	if err != nil || got.Server.Host != "localhost:6001" || got.Server.SocketURL != "ws://localhost:6001" {
 		t.Errorf("self-hosted: %+v, %v", got, err)
 	}
 }
@@ -587,7 +468,7 @@ func FuzzLoad(f *testing.F) {
 		if server.Embedded() {
 			t.Fatal("app.cfg exists, but is not used")
 		}
-		if server.AppID == "" || server.Key == "" || !idPattern.MatchString(server.AppID+server.Key) || server.Secret == "" || s.Addr == "" || !(s.RateLimit >= 0) {
+		if !idPattern.MatchString(server.AppID) || !idPattern.MatchString(server.Key) || server.Secret == "" {
 			t.Errorf("not usable: %+v", s)
 		}
 		name := hostOf(server.Host)
@@ -598,7 +479,7 @@ func FuzzLoad(f *testing.F) {
 			if !server.TLS || !clusterPattern.MatchString(server.Cluster) || server.SocketURL != "" {
 				t.Errorf("invalid settings for Pusher: %+v", s)
 			}
-		} else if u, err := url.Parse(server.SocketURL); err != nil || u.Scheme != "ws" && u.Scheme != "wss" || u.Host == "" || u.RawQuery != "" {
+		} else if u, err := url.Parse(server.SocketURL); err != nil || u.Host == "" || u.RawQuery != "" {
 			t.Errorf("not a WebSocket URL: %q", server.SocketURL)
 		}
 		checkRequest(t, server)
