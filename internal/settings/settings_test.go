@@ -230,8 +230,9 @@ func TestSecretUnaltered(t *testing.T) {
 	forms := []string{"SECRET=%", "SECRET = %", "SECRET: %", "export SECRET=% # c", "SECRET='%'", `SECRET = "%"`, `SECRET="%"# c`}
 	for _, secret := range secrets {
 		for _, form := range forms {
-			if strings.ContainsAny(form, `'"`) && strings.ContainsAny(secret, `'"`) {
-				continue // Load may reject it: see "quote within quotes"
+			single, double := strings.Contains(form, "'"), strings.Contains(form, `"`)
+			if single && strings.Contains(secret, "'") || double && strings.Contains(secret, `"`) {
+				continue // Load rejects it: see "quote within quotes"
 			}
 			if strings.HasPrefix(secret, "#") && strings.Contains(form, " %") {
 				continue // it would begin a comment

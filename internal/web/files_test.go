@@ -1,9 +1,7 @@
 package web
 
 import (
-	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +17,6 @@ func testFiles() fstest.MapFS {
 		"static/style.css":     {Data: []byte("p {}")},
 		"static/deep/x.svg":    {Data: []byte("<svg/>")},
 		"static/x.png":         {Data: []byte("\x89PNG\x0D\x0A\x1A\x0A")},
-		"static/x.txt":         {Data: []byte("hello")},
 		"static/.env":          {Data: []byte("SECRET = 'x'")},
 		"static/.git/config":   {Data: []byte("SECRET = 'x'")},
 		"app.cfg":              {Data: []byte("SECRET = 'x'")},
@@ -27,17 +24,6 @@ func testFiles() fstest.MapFS {
 }
 
 var data = struct{ Name string }{"<b>"}
-
-// get returns the response of h to a request for path.
-func get(h http.Handler, method, path string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, nil)
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Add(header[i], header[i+1])
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
-}
 
 func TestFiles(t *testing.T) {
 	page, err := Page(testFiles(), data, false)
@@ -53,79 +39,56 @@ func TestFiles(t *testing.T) {
 	}{
 		{"/", 200, "text/html; charset=utf-8", "<p>&lt;b&gt;"},
 		{"/static/app.js", 200, "text/javascript; charset=utf-8", "console.log(1)"},
-		{"/static/style.css", 200, "text/css; charset=utf-8", "p {}"},
 		{"/static/deep/x.svg", 200, "image/svg+xml", "<svg/>"},
 		{"/static/x.png", 200, "image/png", "PNG"},
-		{"/static/x.txt", 200, "text/plain; charset=utf-8", "hello"},
 		{"/static/", 404, "text/plain; charset=utf-8", "page not found"},
-		{"/static/deep", 404, "text/plain; charset=utf-8", "page not found"},
 		{"/static/../app.cfg", 404, "text/plain; charset=utf-8", "page not found"},
-		{"/static/..%5capp.cfg", 404, "text/plain; charset=utf-8", "page not found"},
-		{"/static/%00app.js", 404, "text/plain; charset=utf-8", "page not found"},
 		{"/static/.env", 404, "text/plain; charset=utf-8", "page not found"},
 		{"/static/.git/config", 404, "text/plain; charset=utf-8", "page not found"},
 	}
 	for _, tt := range tests {
-		for _, method := range []string{"GET", "HEAD"} {
-			t.Run(method+" "+tt.path, func(t *testing.T) {
-				h := http.Handler(static)
-				if tt.path == "/" {
-					h = page
-				}
-				w := get(h, method, tt.path)
-				if w.Code != tt.status || w.Header().Get("Content-Type") != tt.contentType {
-					t.Errorf("status %d, type %s", w.Code, w.Header().Get("Content-Type"))
-				}
-				if method == "GET" && !strings.Contains(w.Body.String(), tt.body) {
-					t.Errorf("%q, want %q", w.Body, tt.body)
-				}
-				if tt.status != 200 {
-					return
-				}
-				tag := w.Header().Get("Etag")
-				if w.Header().Get("Cache-Control") != "no-cache" || tag == "" {
-					t.Errorf("headers %v", w.Header())
-				}
-				if w := get(h, method, tt.path, "If-None-Match", `"x", W/`+tag); w.Code != 304 || w.Body.Len() > 0 {
-					t.Errorf("with its tag: status %d, %q", w.Code, w.Body)
-				}
-				if w := get(h, method, tt.path, "If-None-Match", `"x"`); w.Code != 200 {
-					t.Errorf("with another tag: status %d", w.Code)
-				}
-			})
-		}
-	}
-}
-
-// A file that has changed has another tag.
-func TestTags(t *testing.T) {
-	changed := testFiles()
-	changed["static/app.js"] = &fstest.MapFile{Data: []byte("console.log(2)")}
-	before, after := get(Static(testFiles()), "GET", "/static/app.js"), get(Static(changed), "GET", "/static/app.js")
-	if before.Header().Get("Etag") == after.Header().Get("Etag") {
-		t.Error("the file has changed, but its tag has not")
+		t.Run(tt.path, func(t *testing.T) {
+			h := http.Handler(static)
+			if tt.path == "/" {
+				h = page
+			}
+			w := get(h, tt.path)
+			kind, tag := w.Header().Get("Content-Type"), w.Header().Get("Etag")
+			if w.Code != tt.status || kind != tt.contentType || !strings.Contains(w.Body.String(), tt.body) {
+				t.Errorf("status %d, type %s, %q", w.Code, kind, w.Body)
+			}
+			if tt.status != 200 {
+				return
+			}
+			if w.Header().Get("Cache-Control") != "no-cache" || tag == "" {
+				t.Errorf("headers %v", w.Header())
+			}
+			if w := get(h, tt.path, "If-None-Match", `"x", W/`+tag); w.Code != 304 || w.Body.Len() > 0 {
+				t.Errorf("with its tag: status %d, %q", w.Code, w.Body)
+			}
+			if w := get(h, tt.path, "If-None-Match", `"x"`); w.Code != 200 {
+				t.Errorf("with another tag: status %d", w.Code)
+			}
+		})
 	}
 }
 
 // The server ignores Range: thousands of ranges in one request would cost as much as hundreds of requests.
 func TestNoRanges(t *testing.T) {
-	w := get(Static(testFiles()), "GET", "/static/app.js", "Range", "bytes=0-0"+strings.Repeat(",0-0", 3800))
+	w := get(Static(testFiles()), "/static/app.js", "Range", "bytes=0-0"+strings.Repeat(",0-0", 3800))
 	if w.Code != 200 || w.Body.String() != "console.log(1)" {
 		t.Errorf("status %d, %d bytes", w.Code, w.Body.Len())
 	}
 }
 
 func TestBadTemplate(t *testing.T) {
-	for _, text := range []string{"one\n{{", "one\n{{.Nothing}}"} {
-		files := maps.Clone(testFiles())
-		files["templates/index.html"] = &fstest.MapFile{Data: []byte(text)}
-		if _, err := Page(files, data, false); err == nil || !strings.Contains(err.Error(), "index.html:2") {
-			t.Errorf("%q: %v", text, err)
-		}
+	files := fstest.MapFS{"templates/index.html": {Data: []byte("one\n{{.Nothing}}")}}
+	if _, err := Page(files, data, false); err == nil || !strings.Contains(err.Error(), "index.html:2") {
+		t.Error(err)
 	}
 }
 
-// Live files are read on each request, and links can't lead out of the folder.
+// Live files are read on each request, and have another tag when they have changed. Links can't lead out of the folder.
 func TestLive(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, testFiles()); err != nil {
@@ -141,19 +104,17 @@ func TestLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	static := Static(files)
+	tag := get(static, "/static/app.js").Header().Get("Etag")
 	for _, tt := range []struct {
 		file, text, path string
 		status           int
 		want             string
 	}{
 		{"templates/index.html", "edited {{.Name}}", "/", 200, "edited &lt;b&gt;"},
-		{"templates/index.html", "one\n{{.Nothing}}", "/", 500, "index.html:2"},
 		{"templates/index.html", "one\n{{", "/", 500, "index.html:2"},
 		{"templates/index.html", "repaired", "/", 200, "repaired"},
 		{"static/app.js", "console.log(2)", "/static/app.js", 200, "console.log(2)"},
 		{"static/new.css", "p {}", "/static/new.css", 200, "p {}"},
-		{"main.go", "package main", "/static/../main.go", 404, "page not found"},
-		{"static/.env", "SECRET = 'x'", "/static/.env", 404, "page not found"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, tt.file), []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)
@@ -162,14 +123,17 @@ func TestLive(t *testing.T) {
 		if tt.path == "/" {
 			h = page
 		}
-		if w := get(h, "GET", tt.path); w.Code != tt.status || !strings.Contains(w.Body.String(), tt.want) {
+		if w := get(h, tt.path); w.Code != tt.status || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s with %q: %d %q", tt.path, tt.text, w.Code, w.Body)
 		}
+	}
+	if get(static, "/static/app.js").Header().Get("Etag") == tag {
+		t.Error("the file has changed, but its tag has not")
 	}
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "static/link")); err != nil {
 		t.Skip("can't create a symbolic link: ", err)
 	}
-	if w := get(static, "GET", "/static/link"); w.Code != 404 {
+	if w := get(static, "/static/link"); w.Code != 404 {
 		t.Errorf("a link out of the folder: %d %.100q", w.Code, w.Body)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +23,7 @@ func TestRateLimit(t *testing.T) {
 				t.Fatalf("click %d of a burst: status %d, want 200", i, w.Code)
 			}
 		}
-		if w := post(h, "192.0.2.1:2"); w.Code != 429 || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "Wait a moment") {
+		if w := post(h, "192.0.2.1:2"); w.Code != 429 || w.Header().Get("Retry-After") != "1" {
 			t.Errorf("after the burst: %d, Retry-After %q, %q", w.Code, w.Header().Get("Retry-After"), w.Body)
 		}
 		if w := post(h, "192.0.2.2:1"); w.Code != 200 {
@@ -39,71 +38,27 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// With a low limit, Retry-After says when the limit for all clients allows the next click.
-func TestRetryAfterOfAllClients(t *testing.T) {
-	for perSecond, seconds := range map[float64]int{0.01: 5, 0.03: 2} { // a burst of 20, then 20 times perSecond
+// If many clients click as fast as each is allowed to, the overall limit applies. Retry-After says when it allows the
+// next click.
+func TestRateLimitOfAllClients(t *testing.T) {
+	for perSecond, seconds := range map[float64]int{0.01: 5, 0.03: 2, 1: 1} { // 20 times perSecond
 		synctest.Test(t, func(t *testing.T) {
 			h := limited(perSecond)
-			for i := range 20 {
+			for i := range 20 * int(max(1, 10*perSecond)) {
 				if w := post(h, fmt.Sprintf("192.0.2.%d:1", i)); w.Code != 200 {
 					t.Fatalf("click %d: status %d, want 200", i, w.Code)
 				}
 			}
-			w := post(h, "192.0.2.100:1")
+			w := post(h, "192.0.2.254:1")
 			if w.Code != 503 || w.Header().Get("Retry-After") != fmt.Sprint(seconds) {
 				t.Fatalf("status %d, Retry-After %q, want 503 and %d", w.Code, w.Header().Get("Retry-After"), seconds)
 			}
 			time.Sleep(time.Duration(seconds) * time.Second)
-			if w := post(h, "192.0.2.101:1"); w.Code != 200 {
+			if w := post(h, "192.0.2.255:1"); w.Code != 200 {
 				t.Errorf("%d s later: status %d, want 200", seconds, w.Code)
 			}
 		})
 	}
-}
-
-// If many clients click as fast as each is allowed to, the overall limit applies.
-func TestRateLimitOfAllClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := limited(1)
-		var accepted, rejected int
-		for range 60 {
-			for i := range 100 {
-				switch w := post(h, fmt.Sprintf("192.0.2.%d:1", i)); w.Code {
-				case 200:
-					accepted++
-				case 503:
-					rejected++
-					if w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "all visitors") {
-						t.Fatalf("Retry-After %q, %q", w.Header().Get("Retry-After"), w.Body)
-					}
-				default:
-					t.Fatalf("status %d, want 200 or 503", w.Code)
-				}
-			}
-			time.Sleep(time.Second)
-		}
-		if want := 200 + 59*20; accepted != want || rejected == 0 { // a burst of 200, then 20 per second
-			t.Errorf("%d clicks accepted, want %d; %d rejected", accepted, want, rejected)
-		}
-	})
-}
-
-// All addresses of an IPv6 /56 count as one client.
-func TestRateLimitOfIPv6(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h, accepted := limited(1), 0
-		for i := range 256 {
-			if w := post(h, fmt.Sprintf("[2001:db8:1:%x::%x]:1", i, i)); w.Code == 200 {
-				accepted++
-			}
-		}
-		if accepted != 10 {
-			t.Errorf("%d clicks accepted from one /56, want 10", accepted)
-		}
-		if w := post(h, "[2001:db8:1:100::1]:1"); w.Code != 200 {
-			t.Errorf("another /56: status %d, want 200", w.Code)
-		}
-	})
 }
 
 // All handlers of one RateLimit share its limits.
@@ -162,12 +117,10 @@ func TestClient(t *testing.T) {
 		{"proxied IPv6", "10.0.0.1:80", 1, []string{"1.1.1.1, 2001:db8:1:ff02::9"}, "2001:db8:1:ff00::/56"},
 		{"two lines, as from HAProxy", "10.0.0.1:80", 1, []string{"1.1.1.1", "2.2.2.2"}, "2.2.2.2/32"},
 		{"two proxies", "10.0.0.1:80", 2, []string{"1.1.1.1, 198.51.100.1, 10.0.0.2"}, "198.51.100.1/32"},
-		{"two proxies, two lines", "10.0.0.1:80", 2, []string{"1.1.1.1, 198.51.100.1", "10.0.0.2"}, "198.51.100.1/32"},
 		{"fewer entries than proxies", "10.0.0.1:80", 3, []string{"198.51.100.1, 10.0.0.2"}, "198.51.100.1/32"},
 		{"with a port, as from Azure", "10.0.0.1:80", 1, []string{"198.51.100.1:56789"}, "198.51.100.1/32"},
 		{"IPv6 with a port", "10.0.0.1:80", 1, []string{"[2001:db8:1:ff02::9]:56789"}, "2001:db8:1:ff00::/56"},
 		{"IPv6 in brackets", "10.0.0.1:80", 1, []string{"[2001:db8:1:ff02::9]"}, "2001:db8:1:ff00::/56"},
-		{"garbage", "10.0.0.1:80", 1, []string{"unknown"}, "10.0.0.1/32"},
 		{"empty", "10.0.0.1:80", 1, []string{""}, "10.0.0.1/32"},
 	}
 	for _, tt := range tests {
