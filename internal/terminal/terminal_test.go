@@ -3,16 +3,18 @@ package terminal
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
+	"pusher-sample/internal/pusherapi"
 	"pusher-sample/internal/settings"
 
 	"github.com/pusher/pusher-http-go/v5"
@@ -20,16 +22,10 @@ import (
 
 // The error for a malformed address shows a valid one.
 func TestMalformedAddress(t *testing.T) {
-	for _, addr := range []string{"5001", "localhost", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:word", "::1:5000", "http://localhost:5000", "127.0.0.1:5000/"} {
-		listener, err := Listen(addr)
-		if err == nil {
-			listener.Close()
-			t.Errorf("listening on %s succeeded, want an error", addr)
-			continue
-		}
-		text := err.Error()
-		if !strings.HasPrefix(text, "can't listen on "+addr+" (") || !strings.HasSuffix(text, "set -addr to HOST:PORT with an address of this machine, such as 127.0.0.1:5001, or to :5000 for all network interfaces") {
-			t.Errorf("%s: %s", addr, text)
+	for _, addr := range []string{"5001", "127.0.0.1:65536", "::1:5000", "http://localhost:5000"} {
+		_, err := Listen(addr)
+		if err == nil || !regexp.MustCompile(`^can't listen on \Q`+addr+`\E \(.* HOST:PORT`).MatchString(err.Error()) {
+			t.Errorf("%s: %v", addr, err)
 		}
 	}
 }
@@ -43,8 +39,8 @@ func TestErrors(t *testing.T) {
 	defer first.Close()
 	addr := first.Addr().String()
 	_, err = Listen(addr)
-	if want := addr + " is already in use by another program: stop it, or choose another address with -addr " + nextAddr(addr); err.Error() != want {
-		t.Errorf("in use: got %v, want %s", err, want)
+	if text := fmt.Sprint(err); !strings.HasPrefix(text, addr+" is already in use") || !strings.HasSuffix(text, nextAddr(addr)) {
+		t.Errorf("in use: got %v", err)
 	}
 	for _, tt := range []struct {
 		err  error
@@ -65,7 +61,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestNextAddr(t *testing.T) {
-	for addr, want := range map[string]string{"127.0.0.1:5000": "127.0.0.1:5001", ":5000": ":5001", "[::1]:5001": "[::1]:5002", ":65535": ":1", "127.0.0.1:http": "127.0.0.1:81"} {
+	for addr, want := range map[string]string{"[::1]:5001": "[::1]:5002", ":65535": ":1", "127.0.0.1:http": "127.0.0.1:81"} {
 		if got := nextAddr(addr); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)
 		}
@@ -76,7 +72,6 @@ func TestPageURL(t *testing.T) {
 	for addr, want := range map[string]string{
 		"127.0.0.1:5000": "http://127.0.0.1:5000/",
 		"[::1]:5000":     "http://[::1]:5000/",
-		"192.0.2.1:80":   "http://192.0.2.1:80/",
 		"[::]:5000":      "http://127.0.0.1:5000/",
 		"0.0.0.0:5000":   "http://127.0.0.1:5000/",
 	} {
@@ -89,7 +84,7 @@ func TestPageURL(t *testing.T) {
 		}
 	}
 	for url := range strings.FieldsSeq(networkURLs(5000)) {
-		if strings.Contains(url, "/127.") || strings.Contains(url, "/169.254.") || strings.Contains(url, "[") || !strings.HasSuffix(url, ":5000/") {
+		if !regexp.MustCompile(`^http://[\d.]+:5000/$`).MatchString(url) || strings.Contains(url, "/127.") {
 			t.Errorf("other devices can't open %s", url)
 		}
 	}
@@ -98,12 +93,11 @@ func TestPageURL(t *testing.T) {
 // When ready, the program logs its settings. On loopback with the embedded server, it prints commands.
 func TestReady(t *testing.T) {
 	const hosted = "http://testkey:testsecret@api-eu.pusher.com/apps/1"
-	t.Chdir(t.TempDir())
 	folder, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests := []struct {
+	for _, tt := range []struct {
 		name      string
 		environ   []string
 		at        string
@@ -111,16 +105,17 @@ func TestReady(t *testing.T) {
 	}{
 		{"embedded, loopback", []string{"RATE_LIMIT=2"}, "127.0.0.1:5000",
 			[]string{"page=http://127.0.0.1:5000/ address=127.0.0.1:5000 ", `events="embedded server"`, "rate_limit=2 trust_proxy=0",
-				`credentials="none in the environment, or in .env or app.cfg in ` + folder + `"`,
-				"Open http://127.0.0.1:5000/ in", "@127.0.0.1:5000/apps/1", "./my-sample trigger c e\n", "./my-sample -addr 127.0.0.1:5001\n"},
+				" in " + folder + `"`, "Open http://127.0.0.1:5000/ in", "@127.0.0.1:5000/apps/1",
+				"./my-sample trigger c e\n", "./my-sample -addr 127.0.0.1:5001\n"},
 			[]string{"localhost", "network"}},
-		{"embedded, all interfaces", nil, "[::]:5000", []string{"page=http://127.0.0.1:5000/ address=[::]:5000", "other devices"}, []string{"localhost", "PUSHER_URL"}},
+		{"embedded, all interfaces", nil, "[::]:5000",
+			[]string{"page=http://127.0.0.1:5000/ address=[::]:5000", "other devices"}, []string{"localhost", "PUSHER_URL"}},
 		{"hosted", []string{"PUSHER_URL=" + hosted, "TRUST_PROXY=1"}, "127.0.0.1:5000",
-			[]string{"events=api-eu.pusher.com credentials=PUSHER_URL cluster=eu rate_limit=1 trust_proxy=1"}, []string{"my-sample", "testkey", "testsecret"}},
-		{"Heroku", []string{"PUSHER_URL=" + hosted, "DYNO=web.1"}, "[::]:5000", []string{"msg=ready address=[::]:5000", "trust_proxy=1"},
-			[]string{"page=", "localhost", "127.0.0.1"}},
-	}
-	for _, tt := range tests {
+			[]string{"events=api-eu.pusher.com credentials=PUSHER_URL cluster=eu rate_limit=1 trust_proxy=1"},
+			[]string{"my-sample", "testkey", "testsecret"}},
+		{"Heroku", []string{"PUSHER_URL=" + hosted, "DYNO=web.1"}, "[::]:5000",
+			[]string{"msg=ready address=[::]:5000", "trust_proxy=1"}, []string{"page=", "localhost", "127.0.0.1"}},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			config, err := settings.Load(tt.environ, ".")
 			if err != nil {
@@ -134,16 +129,13 @@ func TestReady(t *testing.T) {
 			Ready(config, at, "./my-sample", "c", "e", slog.New(slog.NewTextHandler(&out, nil)), &out)
 			for _, want := range tt.want {
 				if !strings.Contains(out.String(), want) {
-					t.Errorf("the output has no %s", want)
+					t.Errorf("the output has no %s:\n%s", want, &out)
 				}
 			}
 			for _, not := range tt.not {
 				if strings.Contains(out.String(), not) {
-					t.Errorf("the output has %s", not)
+					t.Errorf("the output has %s:\n%s", not, &out)
 				}
-			}
-			if t.Failed() {
-				t.Log(out.String())
 			}
 		})
 	}
@@ -166,27 +158,28 @@ func TestCommand(t *testing.T) {
 
 // Trigger sends every event, but warns if the page shows no alert for it.
 func TestTriggerWarnings(t *testing.T) {
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") }))
-	defer upstream.Close()
-	host := upstream.Listener.Addr().String()
-	client := &pusher.Client{AppID: "1", Key: "k", Secret: "s", Host: host, HTTPClient: upstream.Client()}
+	client := &pusher.Client{AppID: "1", Key: "k", Secret: "s", Host: "x"}
+	client.HTTPClient = pusherapi.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "{}")
+	}))
 	for _, tt := range []struct {
 		channel, event, data string
 		warning              string
 	}{
 		{"c", "e", `{"message":"hi"}`, ""},
 		{"c", "e", "hi", "DATA must be"},
-		{"c", "e", `"hi"`, "DATA must be"},
 		{"c", "e", `{"message":1}`, "DATA must be"},
-		{"c", "of-another-button", "hi", "DATA must be"},
 		{"c", "of-another-button", `{"message":"hi"}`, `data-event="of-another-button"`},
 		{"other", "e", "hi", "it subscribes only to c"},
 	} {
 		var out bytes.Buffer
-		err := Trigger(client, settings.Server{Host: host}, []string{tt.channel, tt.event, tt.data}, "c", "e", &out)
+		err := Trigger(client, settings.Server{Host: "x"}, []string{tt.channel, tt.event, tt.data}, "c", "e", &out)
 		result, warning, _ := strings.Cut(out.String(), "\n")
-		if err != nil || !strings.Contains(result, " accepted the event "+tt.event) || (warning == "") != (tt.warning == "") || !strings.Contains(warning, tt.warning) {
-			t.Errorf("%s on %s: %v, printed %q, want a warning with %q", tt.data, tt.channel, err, out.String(), tt.warning)
+		if err != nil || !strings.Contains(result, " accepted the event "+tt.event) {
+			t.Errorf("%s on %s: %v, printed %q", tt.data, tt.channel, err, result)
+		}
+		if (warning == "") != (tt.warning == "") || !strings.Contains(warning, tt.warning) {
+			t.Errorf("%s on %s: warning %q, want %q", tt.data, tt.channel, warning, tt.warning)
 		}
 	}
 }
