@@ -433,8 +433,9 @@ func TestCause(t *testing.T) {
 	}
 }
 
-// A dial to a host that can't be resolved times out before its call does.
-func TestDialTimeout(t *testing.T) {
+// A call times out, and closes its connection, wherever it gets stuck.
+func TestTimeouts(t *testing.T) {
+	const notSent, notKnown = "could not be reached in time, so the event was not sent", "did not respond in time, so it is not known"
 	resolver := net.DefaultResolver
 	defer func() { net.DefaultResolver = resolver }()
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -444,58 +445,42 @@ func TestDialTimeout(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	net.DefaultResolver.LookupHost(canceled, "example.invalid") // reads the configuration outside of the bubble
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		wantExplained(t, trigger("http://example.invalid", newTransport()), 504, "could not be reached in time, so the event")
-		if took := time.Since(start); took != dialTimeout {
-			t.Errorf("the call took %v, want %v", took, dialTimeout)
-		}
-	})
-}
-
-// If a server does not finish the TLS handshake, the connection is closed by the end of the call.
-func TestTLSHandshakeTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		closed := make(chan time.Time, 1)
-		transport := withDial(newTransport(), func(context.Context, string, string) (net.Conn, error) {
-			time.Sleep(dialTimeout)
-			client, server := net.Pipe()
-			go func() {
-				io.Copy(io.Discard, server)
-				closed <- time.Now()
-			}()
-			return client, nil
-		})
-		start := time.Now()
-		wantExplained(t, trigger("https://x", transport), 504, "could not be reached in time, so the event was not sent")
-		if took := (<-closed).Sub(start); took > callTimeout {
-			t.Errorf("the connection was closed after %v", took)
-		}
-	})
-}
-
-// A call times out if there is no response, and if the response does not end.
-func TestTimeout(t *testing.T) {
-	for name, handler := range map[string]http.HandlerFunc{
-		"no response": func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body)
-			<-r.Context().Done()
-		},
-		"no end": func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body)
-			io.WriteString(w, "{}")
-			http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		},
+	for _, tt := range []struct {
+		name string
+		call func(t *testing.T) error
+		took time.Duration
+		want string
+	}{
+		{"name server", func(t *testing.T) error { return trigger("http://example.invalid", newTransport()) }, dialTimeout, notSent},
+		{"TLS handshake", func(t *testing.T) error {
+			return trigger("https://x", withDial(newTransport(), func(context.Context, string, string) (net.Conn, error) {
+				time.Sleep(dialTimeout)
+				client, server := net.Pipe()
+				go io.Copy(io.Discard, server) // until the client closes the connection
+				return client, nil
+			}))
+		}, callTimeout, notSent},
+		{"no response", func(t *testing.T) error {
+			return serve(t, 0, 0, func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				<-r.Context().Done()
+			}).Trigger("c", "e", "d")
+		}, 5 * time.Second, notKnown},
+		{"no end of the response", func(t *testing.T) error {
+			return serve(t, 0, 0, func(w http.ResponseWriter, r *http.Request) {
+				accept(new(atomic.Int32))(w, r)
+				http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			}).Trigger("c", "e", "d")
+		}, 5 * time.Second, notKnown},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				err := serve(t, 0, 0, handler).Trigger("c", "e", "d")
-				if took := time.Since(start); took != 5*time.Second {
-					t.Errorf("the call took %v", took)
+				wantExplained(t, tt.call(t), 504, tt.want)
+				if took := time.Since(start); took != tt.took {
+					t.Errorf("the call took %v, want %v", took, tt.took)
 				}
-				wantExplained(t, err, 504, "did not respond in time, so it is not known whether the event was sent")
 			})
 		})
 	}
