@@ -107,7 +107,7 @@ func TestRoutes(t *testing.T) {
 
 // The page and its Content-Security-Policy name the Channels server from the settings.
 func TestPageUsesConfiguredServer(t *testing.T) {
-	const self, eu, own = "connect-src 'self'", "http://k:s@api-eu.pusher.com/apps/1", "https://k:s@example.org:6001/apps/1"
+	const self, eu, own = "connect-src 'self'", "http://k:s@api-eu.pusher.com/apps/1", "https://k:s@own.example:6001/apps/1"
 	tests := []struct {
 		name    string
 		env     map[string]string
@@ -116,7 +116,7 @@ func TestPageUsesConfiguredServer(t *testing.T) {
 	}{
 		{"embedded", nil, `data-key="local" data-cluster="" data-socket=""`, self + ";"},
 		{"cluster", map[string]string{"PUSHER_URL": eu}, `data-key="k" data-cluster="eu" data-socket=""`, self + " wss://ws-eu."},
-		{"self-hosted", map[string]string{"PUSHER_URL": own}, `data-socket="wss://example.org:6001"`, self + " wss://example.org:6001;"},
+		{"self-hosted", map[string]string{"PUSHER_URL": own}, `data-socket="wss://own.example:6001"`, self + " wss://own.example:6001;"},
 		{"Heroku without PUSHER_URL", map[string]string{"DYNO": "web.1"}, "each dyno runs its own embedded server", self},
 	}
 	for _, tt := range tests {

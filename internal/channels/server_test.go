@@ -188,7 +188,8 @@ func TestRefusedConnections(t *testing.T) {
 // debug, because clients can repeat it.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
-	s := New(app.ID, app.Key, app.Secret, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	handler := slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})
+	s := New(app.ID, app.Key, app.Secret, slog.New(handler))
 	server := httptest.NewServer(s)
 	defer server.Close()
 	socket.DialFrom(t, server.URL, path, "https://evil.example").CloseCode()

@@ -48,8 +48,8 @@ func triggerIn(handler http.HandlerFunc) error {
 	return client.Trigger("c", "e", "d")
 }
 
-// wantExplained checks that err is not nil, and that Explain explains it, for two server names, with this status and with
-// sentences that contain text, but no credentials or addresses.
+// wantExplained checks that err is not nil, and that Explain explains it, for two server names, with this status and
+// with sentences that contain text, but no credentials or addresses.
 func wantExplained(t *testing.T, err error, status int, text string) {
 	t.Helper()
 	if err == nil {
@@ -435,7 +435,7 @@ func TestCause(t *testing.T) {
 
 // A call times out, and closes its connection, wherever it gets stuck.
 func TestTimeouts(t *testing.T) {
-	const notSent, notKnown = "could not be reached in time, so the event was not sent", "did not respond in time, so it is not known"
+	const notSent, notKnown = "could not be reached in time, so the event was not sent", "did not respond in time"
 	resolver := net.DefaultResolver
 	defer func() { net.DefaultResolver = resolver }()
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
