@@ -38,7 +38,9 @@ func start(t testing.TB) (*httptest.Server, *pusher.Client) {
 	server := httptest.NewServer(embedded)
 	t.Cleanup(func() {
 		server.Close()
+		stuck := time.AfterFunc(timeout, func() { panic("Close does not return") }) // fail before go test's time limit
 		embedded.Close()
+		stuck.Stop()
 	})
 	return server, &pusher.Client{
 		AppID: app.ID, Key: app.Key, Secret: app.Secret,
