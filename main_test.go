@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"pusher-sample/internal/pushertest"
+	"pusher-sample/internal/pushertest/socket"
 	"pusher-sample/internal/settings"
 )
 
@@ -205,11 +206,9 @@ func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
 	first := serve(t, newTestApp(t, config, pushertest.Log(t)))
 	url := strings.Replace(first.URL, "//", "//local:"+config.Server.Secret+"@", 1) + "/apps/1"
 	second := startApp(t, map[string]string{"PUSHER_URL": url})
-	client := pushertest.Subscribe(t, first.URL, config.Server.Key, channel)
+	client := socket.Subscribe(t, first.URL, config.Server.Key, channel)
 	pushertest.Request(t, "POST", second.URL+"/pusher")
-	if got := client.Next(t); !strings.Contains(got, event) {
-		t.Errorf("received %s, want %s", got, event)
-	}
+	client.WantEvent(channel, event, `{"message":"`+message+`"}`)
 }
 
 // runProgram calls run in an empty folder.

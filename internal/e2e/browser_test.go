@@ -1,5 +1,4 @@
-// Helpers that drive a browser: they start Chromium, open pages, click, and wait for alerts and
-// states.
+// Drives a browser: starts Chromium, opens pages, clicks, and waits for alerts and states.
 package e2e
 
 import (
@@ -7,10 +6,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
-	"iter"
 	"net/http"
 	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,87 +21,50 @@ import (
 
 	"pusher-sample/internal/pushertest"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 )
 
-// launch starts Chromium with additional flags. It trusts the tests' certificate.
-func launch(flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
+// Debian's chromium-headless-shell needs a fifth of the CPU time of Chromium, but it can't hide a tab. Its script in
+// /usr/bin would keep a killed run from ending the browser.
+const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
+
+var stopBrowsers []func()
+
+// launch starts Chromium with an additional flag. It trusts the tests' certificate.
+func launch(flag chromedp.ExecAllocatorOption) (context.Context, error) {
 	certificate, err := pushertest.Certificate()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	pin := sha256.Sum256(certificate.Leaf.RawSubjectPublicKeyInfo)
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
+	options := append(chromedp.DefaultExecAllocatorOptions[:], flag,
 		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(pin[:])))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // Chromium refuses to run as root with the sandbox
 	}
-	allocator, end := chromedp.NewExecAllocator(context.Background(), append(options, flags...)...)
-	ctx, _ = chromedp.NewContext(allocator)
-	return ctx, func() { chromedp.Cancel(ctx); end() }, chromedp.Do(ctx)
+	allocator, end := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, _ := chromedp.NewContext(allocator)
+	stopBrowsers = append(stopBrowsers, func() { chromedp.Cancel(ctx); end() })
+	return ctx, chromedp.Do(ctx)
 }
 
-// openBrowser starts Chromium once, for most tests; closeBrowser ends it.
+// A browser for most tests, and one that can hide tabs.
 var (
-	closeBrowser func()
-	openBrowser  = sync.OnceValues(func() (ctx context.Context, err error) {
-		ctx, closeBrowser, err = launch()
-		return ctx, err
-	})
+	shared = sync.OnceValues(func() (context.Context, error) { return launch(light) })
+	hiding = sync.OnceValues(func() (context.Context, error) { return launch(chromedp.Flag("mute-audio", true)) })
 )
 
-// browser returns the shared Chromium.
-func browser(t testing.TB) context.Context {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("needs a browser; skipped with -short")
+// light makes launch start the headless shell if it is installed. The name evil.example is this machine.
+func light(a *chromedp.ExecAllocator) {
+	if _, err := exec.LookPath(headlessShell); err == nil {
+		chromedp.ExecPath(headlessShell)(a)
 	}
-	ctx, err := openBrowser()
-	if err != nil {
-		skip(t, chromium, err)
-	}
-	return ctx
-}
-
-var (
-	tryPage    sync.Once
-	brokenPage string // what failed; empty if the page works
-)
-
-// requirePage checks, for the first test that calls it, that a click in one page alerts another. If it
-// doesn't, that test fails, and all others are skipped instead of timing out one by one.
-func requirePage(t testing.TB) {
-	t.Helper()
-	root := browser(t)
-	tryPage.Do(func() {
-		t.Log("checking the basics first: a page with each client, a click in each page, an alert in the other")
-		brokenPage = "see the first browser test"
-		app := start(t)
-		library := served
-		if _, err := npm(); err != nil {
-			library = blocked
-		}
-		tabs := []*tab{newTabIn(t, root, library), newTabIn(t, root, blocked)}
-		defer func() {
-			for _, p := range tabs {
-				brokenPage = cmp.Or(p.failure, brokenPage)
-			}
-		}()
-		for _, p := range tabs {
-			p.open(app.url, "connected")
-		}
-		for i, p := range tabs {
-			p.click()
-			tabs[1-i].wantAlert()
-		}
-		brokenPage = ""
-	})
-	if brokenPage != "" {
-		t.Skip("the page is broken: ", brokenPage)
-	}
+	chromedp.Flag("host-resolver-rules", "MAP evil.example 127.0.0.1")(a)
 }
 
 // cdn is how the CDN of pusher-js responds in a tab.
@@ -106,30 +72,32 @@ type cdn int
 
 const (
 	served       cdn = iota // with the real pusher-js, from npm
+	tampered                // with a changed pusher-js
 	blocked                 // with an error, immediately
 	unresponsive            // never
 )
 
 func (c cdn) String() string {
-	return [...]string{"with pusher-js", "CDN blocked", "CDN unresponsive"}[c]
+	return [...]string{"pusher-js", "tampered", "fallback", "CDN unresponsive"}[c]
 }
 
-// bothClients makes the page use each of its two Channels clients, without a delay.
-var bothClients = []cdn{served, blocked}
-
-// Values of the page's data-client.
-const (
-	pusherJS = "pusher-js"
-	fallback = "fallback"
-)
+// eachClient runs a subtest with each of the page's two Channels clients, in parallel.
+func eachClient(t *testing.T, test func(t *testing.T, cdn cdn)) {
+	t.Parallel()
+	for _, cdn := range []cdn{served, blocked} {
+		t.Run(cdn.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, cdn)
+		})
+	}
+}
 
 // tab is one open page, with its own cookies, cache and storage.
 type tab struct {
-	t       testing.TB
-	ctx     context.Context
-	alerts  chan string // messages of the alerts shown; each is closed immediately
-	client  string      // the Channels client that the page must use
-	failure string      // the first line of the test's failure
+	t      testing.TB
+	ctx    context.Context
+	alerts chan string // messages of the alerts shown; each is closed immediately
+	wanted int         // how many alerts the test has waited for since open
 
 	keepOpen sync.Mutex // held by a test to keep alerts open
 
@@ -139,31 +107,47 @@ type tab struct {
 	failed  string   // the first failed request to the page's own server
 }
 
-// newTab opens an empty tab in the shared browser.
-func newTab(t testing.TB, library cdn) *tab {
-	t.Helper()
-	requirePage(t)
-	return newTabIn(t, browser(t), library)
-}
+var (
+	brokenMu sync.Mutex
+	broken   []string // tests that failed with an open tab
+)
 
-// newTabIn opens an empty tab in a browser.
-func newTabIn(t testing.TB, browser context.Context, library cdn) *tab {
+// newTab opens an empty tab. After three failed tests, it skips the others instead of letting them time out.
+func newTab(t testing.TB, library cdn) *tab { t.Helper(); return newTabIn(t, shared, library) }
+
+// newTabIn is like newTab, in the browser that launch returns.
+func newTabIn(t testing.TB, launch func() (context.Context, error), library cdn) *tab {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
-	t.Cleanup(cancel)
-	p := &tab{t: t, ctx: ctx, alerts: make(chan string, 100), client: fallback}
-	var script []byte
-	if library == served {
-		p.client = pusherJS
-		script = npmFile(t, "pusher-js/dist/web/pusher.min.js")
+	if testing.Short() {
+		t.Skip("needs a browser; skipped with -short")
 	}
-	p.do(chromedp.Navigate("about:blank"))
+	brokenMu.Lock()
+	failed := slices.Clone(broken)
+	brokenMu.Unlock()
+	if len(failed) >= 3 {
+		t.Skip("the page is broken, see ", failed)
+	}
+	browser, err := launch()
+	if err != nil {
+		skip(t, chromium, err)
+	}
+	var body string
+	if library == served || library == tampered {
+		body = npmFile(t, "pusher-js/dist/web/pusher.min.js")
+	}
+	if library == tampered {
+		body += "\n"
+	}
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
+	p := &tab{t: t, ctx: ctx, alerts: make(chan string, 100)}
 	t.Cleanup(func() {
-		if p.threw() != "" && !t.Failed() {
-			t.Errorf("the page threw an exception\n%s", p.report())
-		}
+		p.check()
+		cancel()
 	})
-	go p.watch(chromedp.Console(ctx))
+	if err := chromedp.Do(ctx); err != nil { // not p.do, because the tab ends with the context of the first call
+		t.Fatal(err)
+	}
+	go p.watch()
 	dialogs, requests := chromedp.Events(ctx, page.JavascriptDialogOpening), chromedp.Events(ctx, fetch.RequestPaused)
 	go func() {
 		for dialog, err := range dialogs {
@@ -181,35 +165,79 @@ func newTabIn(t testing.TB, browser context.Context, library cdn) *tab {
 			switch {
 			case err != nil:
 				return
-			case library == served:
-				chromedp.Call(ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{
-					RequestID: request.RequestID, ResponseCode: http.StatusOK, Body: script,
-					ResponseHeaders: []*fetch.HeaderEntry{
-						{Name: "Content-Type", Value: "text/javascript"}, {Name: "Access-Control-Allow-Origin", Value: "*"},
-					}})
 			case library == blocked:
 				chromedp.Call(ctx, fetch.FailRequest, fetch.FailRequestParams{
 					RequestID: request.RequestID, ErrorReason: network.ErrorReasonConnectionRefused})
+			case library != unresponsive:
+				chromedp.Call(ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{
+					RequestID: request.RequestID, ResponseCode: http.StatusOK, Body: []byte(body),
+					ResponseHeaders: []*fetch.HeaderEntry{
+						{Name: "Content-Type", Value: "text/javascript"}, {Name: "Access-Control-Allow-Origin", Value: "*"},
+					}})
 			}
 		}
 	}()
-	if _, err := chromedp.Call(ctx, fetch.Enable, fetch.EnableParams{
-		Patterns: []*fetch.RequestPattern{{URLPattern: "https://js.pusher.com/*"}}}); err != nil {
-		t.Fatal(err)
-	}
+	call(p, fetch.Enable, fetch.EnableParams{Patterns: []*fetch.RequestPattern{{URLPattern: "https://js.pusher.com/*"}}})
 	return p
 }
 
+// openPage opens a page in a new tab and waits until it is connected, with the client that cdn makes it use.
+func openPage(t testing.TB, library cdn, url string) *tab {
+	t.Helper()
+	p := newTab(t, library)
+	if library == unresponsive {
+		p.shorten(map[int]int{load: 500})
+	}
+	p.open(url, "connected")
+	client := "fallback"
+	if library == served {
+		client = "pusher-js"
+	}
+	p.await(fmt.Sprintf("document.body.dataset.client === %q", client))
+	return p
+}
+
+var (
+	counted    = regexp.MustCompile(`Crashes: (\d+)`)
+	notAlerted = regexp.MustCompile(`(\d+) had no alert`)
+)
+
+// check checks, at the end of a test, that the page has thrown no exception, and that it has alerted as many events as
+// it counts: those for which the test has waited, and not one more.
+func (p *tab) check() {
+	if p.t.Failed() {
+		brokenMu.Lock()
+		defer brokenMu.Unlock()
+		if !slices.Contains(broken, p.t.Name()) {
+			broken = append(broken, p.t.Name())
+		}
+		return
+	}
+	if p.t.Skipped() {
+		return
+	}
+	trace := evaluate[string](p, "document.getElementById('trace')?.textContent ?? ''")
+	number := func(pattern *regexp.Regexp) (n int) {
+		if m := pattern.FindStringSubmatch(trace); m != nil {
+			n, _ = strconv.Atoi(m[1])
+		}
+		return n
+	}
+	if n := number(counted) - number(notAlerted); n != p.wanted || len(p.alerts) > 0 {
+		p.t.Errorf("the page has shown %d alerts, the test expected %d; the trace: %s", p.wanted+len(p.alerts), p.wanted, trace)
+	}
+	if thrown := p.threw(); thrown != "" {
+		p.t.Errorf("the page threw an exception\n%s", p.report())
+	}
+}
+
 // watch records what the page logs, and what the browser logs about the page.
-func (p *tab) watch(messages iter.Seq2[chromedp.ConsoleMessage, error]) {
-	for m, err := range messages {
+func (p *tab) watch() {
+	for m, err := range chromedp.Console(p.ctx) {
 		if err != nil {
 			return
 		}
-		line := fmt.Sprintf("%s: %s", m.Type, strings.TrimSpace(m.Text))
-		if m.URL != "" {
-			line += fmt.Sprintf(" (%s, line %d)", m.URL, m.Line+1)
-		}
+		line := fmt.Sprintf("%s: %s (%s, line %d)", m.Type, strings.TrimSpace(m.Text), m.URL, m.Line+1)
 		p.mu.Lock()
 		p.console = append(p.console, line)
 		if m.IsException() {
@@ -229,8 +257,7 @@ func (p *tab) threw() string {
 	return p.thrown
 }
 
-// didNotLoad returns the first exception, or the first file of the page that could not
-// be loaded.
+// didNotLoad returns the first exception, or the first file of the page that could not be loaded.
 func (p *tab) didNotLoad() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -248,64 +275,154 @@ func (p *tab) report() string {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	indent := func(s string) string { return "\n  " + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ") }
-	return "The page:" + indent(text) + "\nIts console:" + indent(strings.Join(p.console, "\n"))
+	return "The page: " + text + "\nIts console:\n  " + strings.Join(p.console, "\n  ")
 }
 
 // fatal fails the test with the state of the page.
 func (p *tab) fatal(format string, args ...any) {
 	p.t.Helper()
-	p.failure = fmt.Sprintf(format, args...)
-	p.t.Fatalf("%s\n%s", p.failure, p.report())
+	p.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), p.report())
+}
+
+// call calls a command of the DevTools protocol.
+func call[P, R any](p *tab, command cdp.Command[P, R], params P) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
+	defer cancel()
+	if _, err := chromedp.Call(ctx, command, params); err != nil {
+		p.fatal("%s: %v", command.Method, err)
+	}
 }
 
 // do runs steps in the tab.
 func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	if err := chromedp.Do(p.ctx, steps...); err != nil {
+	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
 		p.fatal("%v", err)
 	}
 }
 
-// open opens a page and waits until it uses p.client and is in the given state.
-func (p *tab) open(url, state string) {
+// js runs a script in the page.
+func (p *tab) js(script string) {
 	p.t.Helper()
-	// Not chromedp.Navigate, which waits for all resources: an unresponsive CDN sends nothing.
-	if _, err := chromedp.Call(p.ctx, page.Navigate, page.NavigateParams{URL: url}); err != nil {
-		p.fatal("%v", err)
-	}
-	p.awaitOr(p.didNotLoad, "document.body?.dataset.state !== undefined")
-	p.await(fmt.Sprintf("document.body.dataset.client === %q", p.client))
-	p.awaitState(state)
+	p.do(chromedp.Evaluate[chromedp.Void](script + "\n;undefined"))
 }
 
-// await waits until a JavaScript expression is true in the page. It fails if the page throws
-// an uncaught exception.
-func (p *tab) await(expression string) {
-	p.t.Helper()
-	p.awaitOr(p.threw, expression)
-}
-
-// awaitOr is like await, but fails if problem returns text.
-func (p *tab) awaitOr(problem func() string, expression string) {
+// evaluate returns the value of an expression in the page, or what a promise resolves to.
+func evaluate[T any](p *tab, expression string) T {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
 	defer cancel()
-	for {
-		seen := problem() // first, so that a problem counts only if the expression is still false
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.fatal("%s: %v", expression, err)
+	}
+	return value
+}
+
+// beforeLoad makes pages run a script before their own. It must not throw in about:blank.
+func (p *tab) beforeLoad(script string) {
+	p.t.Helper()
+	call(p, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: script})
+}
+
+// edit changes the document after it was parsed, before the page's scripts run.
+func (p *tab) edit(script string) {
+	p.t.Helper()
+	p.beforeLoad("document.addEventListener('readystatechange', () => { " + script + " }, { once: true });")
+}
+
+// The page's timers, in milliseconds.
+const (
+	activity  = 15_000 // idle time before a ping
+	pong      = 12_000
+	load      = 3_000 // of pusher-js
+	attempt   = 3_000 // to connect
+	eventPart = 500   // an eighth of the wait for a click's event
+	request   = 15_000
+	never     = 1_000_000
+)
+
+// shorten changes how long the page's timers take, from and to a number of milliseconds. For the page, time passes ten
+// times as fast, and nothing is random. The test fails if the page doesn't use one of the timers.
+func (p *tab) shorten(times map[int]int) {
+	p.t.Helper()
+	list, _ := json.Marshal(times)
+	p.beforeLoad(fmt.Sprintf(`{
+		const times = %s, now = performance.now.bind(performance), later = setTimeout, limit = AbortSignal.timeout;
+		const short = (ms) => { window.used.add(ms); return times[ms] ?? ms; };
+		window.used = new Set();
+		window.setTimeout = (f, ms, ...args) => later(f, short(ms), ...args);
+		AbortSignal.timeout = (ms) => limit.call(AbortSignal, short(ms));
+		performance.now = () => 10 * now();
+		Math.random = () => 0;
+	}`, list))
+	p.t.Cleanup(func() {
+		if p.t.Failed() || p.t.Skipped() {
+			return
+		}
+		if unused := evaluate[string](p, fmt.Sprintf("Object.keys(%s).filter((ms) => !used.has(Number(ms))).join()", list)); unused != "" {
+			p.t.Errorf("the page has no timers of %s ms", unused)
+		}
+	})
+}
+
+// prefer sets a media feature, such as the preferred color scheme.
+func (p *tab) prefer(feature, value string) {
+	p.t.Helper()
+	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: feature, Value: value}}})
+}
+
+// navigate opens a page. Unlike chromedp.Navigate, it doesn't wait for all resources: an unresponsive CDN sends nothing.
+func (p *tab) navigate(url string) {
+	p.t.Helper()
+	p.wanted = 0
+	call(p, page.Navigate, page.NavigateParams{URL: url})
+}
+
+// open opens a page and waits until it is in the given state.
+func (p *tab) open(url, state string) {
+	p.t.Helper()
+	p.navigate(url)
+	p.waitFor(p.didNotLoad, "the page's scripts", p.is("document.body?.dataset.state !== undefined"))
+	p.awaitState(state)
+}
+
+// is returns a function that reports whether a JavaScript expression is true in the page.
+func (p *tab) is(expression string) func() bool {
+	return func() bool {
+		ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
+		defer cancel()
 		// Errors are expected while the tab loads another page.
-		if is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression)); err == nil && is {
+		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression))
+		return err == nil && is
+	}
+}
+
+// waitFor waits until done returns true. It fails if problem returns text.
+func (p *tab) waitFor(problem func() string, what string, done func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(pushertest.Timeout); ; time.Sleep(10 * time.Millisecond) {
+		seen := problem() // first, so that a problem counts only if it isn't done
+		if done() {
 			return
 		}
 		if seen != "" {
 			p.fatal("%s", seen)
 		}
-		select {
-		case <-ctx.Done():
-			p.fatal("timed out waiting for %s", expression)
-		case <-time.After(10 * time.Millisecond):
+		if time.Now().After(end) {
+			p.fatal("timed out waiting for %s", what)
 		}
 	}
+}
+
+// await waits until a JavaScript expression is true in the page. It fails if the page throws an uncaught exception.
+func (p *tab) await(expression string) {
+	p.t.Helper()
+	p.waitFor(p.threw, expression, p.is(expression))
 }
 
 // awaitState waits until the page is in the given state. connection.js lists the states.
@@ -314,35 +431,35 @@ func (p *tab) awaitState(state string) {
 	p.await(fmt.Sprintf("document.body?.dataset.state === %q", state))
 }
 
-// awaitProblem waits until the page shows text as the problem of the last click.
-func (p *tab) awaitProblem(text string) {
+// awaitText waits until the element with this ID contains text.
+func (p *tab) awaitText(id, text string) {
 	p.t.Helper()
-	p.await(fmt.Sprintf("document.getElementById('problem').textContent.includes(%q)", text))
+	p.await(fmt.Sprintf("document.getElementById(%q)?.textContent.includes(%q)", id, text))
 }
 
 // click clicks the button.
 func (p *tab) click() {
 	p.t.Helper()
-	p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.push').click()"))
+	p.js("document.querySelector('.push').click()")
 }
 
 // wantAlert waits for one alert, which must show the message that the app sends.
 func (p *tab) wantAlert() {
 	p.t.Helper()
-	for end := time.Now().Add(pushertest.Timeout); ; {
-		select {
-		case got := <-p.alerts:
-			if want := sampleEvent(p.t).message; got != want {
-				p.t.Errorf("alert %q, want %q", got, want)
-			}
-			return
-		case <-time.After(10 * time.Millisecond):
-		}
-		if seen := p.threw(); seen != "" {
-			p.fatal("%s", seen)
-		}
-		if time.Now().After(end) {
-			p.fatal("timed out waiting for an alert")
+	p.waitFor(p.threw, "an alert", func() bool { return len(p.alerts) > 0 })
+	p.wanted++
+	if got, want := <-p.alerts, sampleEvent(p.t).message; got != want {
+		p.t.Errorf("alert %q, want %q", got, want)
+	}
+}
+
+// wantAlerts clicks in each page, and waits for an alert in all of them.
+func wantAlerts(pages ...*tab) {
+	pages[0].t.Helper()
+	for _, clicked := range pages {
+		clicked.click()
+		for _, p := range pages {
+			p.wantAlert()
 		}
 	}
 }

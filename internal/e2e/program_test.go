@@ -1,16 +1,20 @@
-// Helpers that build the program, start it as a user does, and stop it.
+// Package e2e tests the built program with real browsers, clients, signals and proxies. This file builds the program,
+// starts it as a user does, and stops it.
 package e2e
 
 import (
 	"bufio"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"html"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,13 +28,14 @@ import (
 	"time"
 
 	"pusher-sample/internal/pushertest"
+	"pusher-sample/internal/pushertest/socket"
 )
 
-var scratch string // a temporary folder for all tests
+var scratch string // a folder for all temporary files, also those of browsers
 
 func TestMain(m *testing.M) {
-	// go test must not cache results, because they depend on the program, the browsers and npm,
-	// which it can't see. Without its log of files and variables, it caches nothing.
+	// go test must not cache results, because they depend on the program, the browsers and npm, which it can't see.
+	// Without its log of files and variables, it caches nothing.
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
 	flag.Set("test.parallel", "6") // whatever the number of CPUs: the tests mostly wait
@@ -38,12 +43,21 @@ func TestMain(m *testing.M) {
 	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
 		panic(err)
 	}
+	os.Setenv("TMPDIR", scratch)
+	// Even if this process is killed, the shell sees the end of its input, and removes the folder.
+	janitor := exec.Command("sh", "-c", `cat; sleep 1; rm -rf "$1"`, "sh", scratch)
+	detach(janitor)
+	input, err := janitor.StdinPipe()
+	if err == nil {
+		janitor.Start()
+	}
 	code := m.Run()
 	reportSkipped()
-	if closeBrowser != nil {
-		closeBrowser()
+	for _, stop := range stopBrowsers {
+		stop()
 	}
 	os.RemoveAll(scratch)
+	input.Close()
 	os.Exit(code)
 }
 
@@ -60,7 +74,30 @@ var buildProgram = sync.OnceValues(func() (binary string, err error) {
 	return binary, nil
 })
 
-// program is the built program, running in an empty folder.
+// command returns a command that runs the program in an empty folder, with env and HOME as its only environment
+// variables.
+func command(t testing.TB, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	binary, err := buildProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append([]string{"HOME=" + cmd.Dir}, env...)
+	return cmd
+}
+
+// run runs a command and returns its output and how it ended.
+func run(t testing.TB, cmd *exec.Cmd) (string, error) {
+	endWithTests(cmd)
+	tooLong := time.AfterFunc(pushertest.Timeout, func() { cmd.Process.Kill() })
+	defer tooLong.Stop()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// program is the built program, running.
 type program struct {
 	t     testing.TB
 	cmd   *exec.Cmd
@@ -71,24 +108,17 @@ type program struct {
 	log []string // lines of stdout and stderr
 }
 
-// start starts the program on a free port, with env and HOME as its only environment variables,
-// and waits until it is ready.
+// start starts the program on a free port and waits until it is ready.
 func start(t testing.TB, env ...string) *program {
 	t.Helper()
-	return startOn(t, "0", env...)
+	return startCommand(t, command(t, env, "-addr", "127.0.0.1:0"))
 }
 
-// startOn is like start, but listens on the given port.
-func startOn(t testing.TB, port string, env ...string) *program {
+// startWithUpstream starts a fake Pusher, and the program with its credentials.
+func startWithUpstream(t testing.TB, env ...string) (*pushertest.Server, *program) {
 	t.Helper()
-	binary, err := buildProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary, "-addr", "127.0.0.1:"+port)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"HOME=" + cmd.Dir}, env...)
-	return startCommand(t, cmd)
+	upstream := pushertest.NewServer(t)
+	return upstream, start(t, append(env, "PUSHER_URL="+upstream.PusherURL)...)
 }
 
 // startCommand runs a command that starts the program, until the end of the test.
@@ -97,28 +127,27 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	p := &program{t: t, cmd: cmd, ended: make(chan error, 1)}
 	output, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
+	endWithTests(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		if strings.Contains(p.logged(), "DATA RACE") {
-			t.Error(p.logged())
-		}
-		if t.Failed() {
-			log := strings.SplitAfter(p.logged(), "\n")
-			t.Logf("the end of the log of %s:\n%s", p.url, strings.Join(log[max(0, len(log)-20):], ""))
+		if log := p.logged(); strings.Contains(log, "DATA RACE") {
+			t.Error(log)
+		} else if t.Failed() {
+			t.Logf("the end of the log of %s:\n%s", p.url, log[max(0, len(log)-3000):])
 		}
 	})
 	go func() { in.CloseWithError(cmp.Or(cmd.Wait(), io.EOF)) }()
-	ready := make(chan string, 1)
-	go p.readLog(bufio.NewScanner(output), ready)
+	port := make(chan string, 1)
+	go p.readLog(bufio.NewScanner(output), port)
 	select {
-	case port, ok := <-ready:
+	case number, ok := <-port:
 		if !ok {
 			t.Fatalf("the program did not start: %s", p.logged())
 		}
-		p.url = "http://127.0.0.1:" + port
+		p.url = "http://127.0.0.1:" + number
 	case <-time.After(pushertest.Timeout):
 		t.Fatalf("timed out waiting for the program to start: %s", p.logged())
 	}
@@ -127,9 +156,9 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 
 var readyLine = regexp.MustCompile(`msg=ready .*?:(\d+)`)
 
-// readLog records the log, sends the port to ready and, at the end, the exit error to p.ended.
-func (p *program) readLog(lines *bufio.Scanner, ready chan<- string) {
-	defer close(ready)
+// readLog records the log, sends the port to port and, at the end, the exit error to p.ended.
+func (p *program) readLog(lines *bufio.Scanner, port chan<- string) {
+	defer close(port)
 	secrets := pushertest.Log(p.t)
 	for lines.Scan() {
 		secrets.Write(lines.Bytes())
@@ -137,7 +166,7 @@ func (p *program) readLog(lines *bufio.Scanner, ready chan<- string) {
 		p.log = append(p.log, lines.Text())
 		p.mu.Unlock()
 		if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
-			ready <- m[1]
+			port <- m[1]
 		}
 	}
 	p.ended <- lines.Err()
@@ -150,19 +179,31 @@ func (p *program) logged() string {
 	return strings.Join(p.log, "\n")
 }
 
+// printed waits until the program has logged or printed text that matches pattern n times, and returns the matches.
+func (p *program) printed(pattern string, n int) (matches [][]string) {
+	p.t.Helper()
+	pushertest.WaitFor(p.t, "output that matches "+pattern, func() bool {
+		matches = regexp.MustCompile(pattern).FindAllStringSubmatch(p.logged(), -1)
+		return len(matches) >= n
+	})
+	return matches
+}
+
 // pusherURL returns the PUSHER_URL that the program prints for other programs.
 func (p *program) pusherURL() string {
 	p.t.Helper()
-	var printed []string
-	pushertest.WaitFor(p.t, "the program to print its PUSHER_URL", func() bool {
-		printed = regexp.MustCompile(`PUSHER_URL=(\S+)`).FindStringSubmatch(p.logged())
-		return printed != nil
-	})
-	return printed[1]
+	return p.printed(`PUSHER_URL=\S+`, 1)[0][0]
 }
 
-// port returns the port on which the program listens.
-func (p *program) port() string { return p.url[strings.LastIndexByte(p.url, ':')+1:] }
+func (p *program) address() string { return strings.TrimPrefix(p.url, "http://") }
+
+// click sends the request of a click, which must succeed.
+func (p *program) click() {
+	p.t.Helper()
+	if resp, text := pushertest.Request(p.t, "POST", p.url+"/pusher"); resp.StatusCode != 200 {
+		p.t.Fatalf("a click: %d %s", resp.StatusCode, text)
+	}
+}
 
 // signal sends a signal to the program.
 func (p *program) signal(s os.Signal) {
@@ -191,16 +232,54 @@ func (p *program) wait() error {
 	}
 }
 
-// waitClosed waits until the program accepts no more connections.
-func (p *program) waitClosed() {
-	p.t.Helper()
-	pushertest.WaitFor(p.t, "new connections to be refused", func() bool {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
-		if err == nil {
-			conn.Close()
-		}
-		return err != nil
-	})
+// accepts reports whether something accepts connections at address.
+func accepts(address string) bool {
+	conn, err := net.Dial("tcp", address)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// find returns the first group of each match of pattern in text. It fails if nothing matches.
+func find(t testing.TB, pattern, text string) (found []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		found = append(found, m[1])
+	}
+	if found == nil {
+		t.Fatalf("nothing matches %s in:\n%s", pattern, text)
+	}
+	return found
+}
+
+// forward returns a reverse proxy to the server at target that keeps the Host header.
+func forward(t testing.TB, target string) http.Handler {
+	t.Helper()
+	to, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Host = r.In.Host
+	}}
+}
+
+// serve serves handler until the end of the test, and returns the server's URL.
+func serve(t testing.TB, handler http.Handler) string {
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// front returns the URL of a reverse proxy to target that itself responds to requests that match pattern.
+func front(t testing.TB, target, pattern string, handler http.Handler) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle("/", forward(t, target))
+	mux.Handle(pattern, handler)
+	return serve(t, mux)
 }
 
 // event is the event that a click triggers.
@@ -211,29 +290,23 @@ var (
 	clicksEvent event
 )
 
-// sampleEvent returns the event that a click triggers. It reads the channel and the event's
-// name from the page, and receives the message as a client, so that the tests still pass after
-// these are changed.
+// sampleEvent returns the event that a click triggers. It reads the channel and the event's name from the page, and
+// receives the message as a client, so that the tests still pass after these are changed.
 func sampleEvent(t testing.TB) event {
 	t.Helper()
 	readEvent.Do(func() {
 		app := start(t)
 		_, page := pushertest.Request(t, "GET", app.url)
 		attribute := func(name string) string {
-			value := regexp.MustCompile(`data-` + name + `="([^"]+)"`).FindStringSubmatch(page)
-			if value == nil {
-				t.Fatalf("the page has no data-%s:\n%s", name, page)
-			}
-			return html.UnescapeString(value[1])
+			return html.UnescapeString(find(t, `data-`+name+`="([^"]+)"`, page)[0])
 		}
 		channel, name := attribute("channel"), attribute("event")
-		client := pushertest.Subscribe(t, app.url, attribute("key"), channel)
-		pushertest.Request(t, "POST", app.url+"/pusher")
-		var received struct{ Event, Data string }
+		client := socket.Subscribe(t, app.url, attribute("key"), channel)
+		app.click()
+		got := client.Next()
 		var data struct{ Message string }
-		text := client.Next(t)
-		if err := errors.Join(json.Unmarshal([]byte(text), &received), json.Unmarshal([]byte(received.Data), &data)); err != nil || received.Event != name || data.Message == "" {
-			t.Fatalf("a click triggered %s, which the page can't alert: %v", text, err)
+		if err := json.Unmarshal([]byte(got.Text()), &data); err != nil || got.Event != name || data.Message == "" {
+			t.Fatalf("a click triggered %+v, which the page can't alert: %v", got, err)
 		}
 		clicksEvent = event{channel, name, data.Message}
 	})

@@ -1,8 +1,10 @@
-// Tests that no event is lost and nothing leaks while clients connect, click, send invalid
-// messages and disconnect. The environment variable SOAK sets the duration.
+// Tests that no event is lost and nothing leaks while clients connect, click, send invalid messages and disconnect. The
+// environment variable SOAK sets the duration.
 package e2e
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,60 +19,60 @@ import (
 	"time"
 
 	"pusher-sample/internal/pushertest"
+	"pusher-sample/internal/pushertest/socket"
 
-	"github.com/lxzan/gws"
+	"github.com/coder/websocket"
 )
 
-// A client that stays subscribed receives the event of every click, whatever other clients do.
-// After the others have disconnected, the program uses no more files, goroutines or memory than
-// before.
+// A client that stays subscribed receives the event of every click, whatever other clients do. After the others have
+// disconnected, the program uses no more files, goroutines or memory than before.
 func TestSoak(t *testing.T) {
-	length := time.Second
-	if given := os.Getenv("SOAK"); given != "" {
-		var err error
-		if length, err = time.ParseDuration(given); err != nil {
-			t.Fatal(err)
-		}
+	length, err := time.ParseDuration(cmp.Or(os.Getenv("SOAK"), "1s"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	app := start(t, "RATE_LIMIT=0", "GODEBUG=gctrace=1")
 	received := countEvents(t, app)
 	filesBefore, heapBefore := app.openFiles(), app.heap()
 
+	ctx, cancel := context.WithTimeout(t.Context(), length+pushertest.Timeout)
+	defer cancel()
 	end := time.Now().Add(length)
 	var working sync.WaitGroup
 	var clicks pushertest.Clicks
-	var connections, messages atomic.Int64
-	subscription := fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, sampleEvent(t).channel)
-	invalidMessages := []string{"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, `{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000)}
+	var connections atomic.Int64
+	messages := []string{
+		fmt.Sprintf(`{"event":"pusher:subscribe","data":{"channel":%q}}`, sampleEvent(t).channel),
+		"", "{", "[]", `{"event":1}`, `{"event":"pusher:subscribe","data":{"channel":"a b"}}`,
+		`{"event":"client-x","channel":"a","data":{}}`, strings.Repeat("x", 50_000),
+	}
 	for i := range 200 {
 		working.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(i)))
 			for time.Now().Before(end) {
-				client, err := pushertest.Dial(app.url, "local")
+				conn, _, err := websocket.Dial(ctx, app.socketURL(), nil)
 				if err != nil {
 					t.Error(err)
 					return
 				}
+				connections.Add(1)
 				go func() {
-					for range client.Messages {
+					for err == nil {
+						_, _, err = conn.Read(ctx)
 					}
 				}()
-				client.WriteString(subscription)
-				connections.Add(1)
+				conn.Write(ctx, websocket.MessageText, []byte(messages[0]))
 				for range random.IntN(20) {
-					client.WriteString(invalidMessages[random.IntN(len(invalidMessages))])
-					messages.Add(1)
+					conn.Write(ctx, websocket.MessageText, []byte(messages[random.IntN(len(messages))]))
 					time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
 				}
-				switch random.IntN(4) { // ways to disconnect
+				switch random.IntN(3) { // ways to disconnect
 				case 0:
-					client.WriteClose(1000, nil)
+					conn.Close(websocket.StatusNormalClosure, "")
 				case 1:
-					client.WriteMessage(gws.OpcodeBinary, []byte("x"))
-				case 2:
-					client.NetConn().Write([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
+					conn.Write(ctx, websocket.MessageBinary, []byte("x"))
 				}
-				client.NetConn().Close()
+				conn.CloseNow()
 			}
 		})
 	}
@@ -88,12 +90,10 @@ func TestSoak(t *testing.T) {
 		t.Errorf("responses to clicks: %v", clicks.Responses())
 	}
 	pushertest.WaitFor(t, "the events of all clicks", func() bool { return received.Load() >= int64(ok) })
-	t.Logf("%v: %d connections, %d invalid messages, %d clicks", length, connections.Load(), messages.Load(), ok)
-
 	pushertest.WaitFor(t, "connections to be closed", func() bool { return app.openFiles() <= filesBefore })
 	heap := 0
 	pushertest.WaitFor(t, "memory to be freed", func() bool { heap = app.heap(); return heap <= heapBefore+2 })
-	t.Logf("memory in use: %d MB before, %d MB after", heapBefore, heap)
+	t.Logf("%v: %d connections, %d clicks; %d MB before, %d MB after", length, connections.Load(), ok, heapBefore, heap)
 	if n := received.Load(); n != int64(ok) {
 		t.Errorf("%d events for %d clicks, want one for each", n, ok)
 	}
@@ -111,14 +111,14 @@ func TestSoak(t *testing.T) {
 func countEvents(t testing.TB, app *program) *atomic.Int64 {
 	t.Helper()
 	want := sampleEvent(t)
-	client := pushertest.Subscribe(t, app.url, "local", want.channel)
+	client := socket.Subscribe(t, app.url, "local", want.channel)
 	received := new(atomic.Int64)
 	go func() {
 		for m := range client.Messages {
-			if strings.Contains(m, fmt.Sprintf(`"event":%q`, want.name)) {
+			if m.Event == want.name {
 				received.Add(1)
-			} else if !strings.Contains(m, "pusher:ping") {
-				t.Errorf("received %s", m)
+			} else if m.Event != "pusher:ping" {
+				t.Errorf("received %+v", m)
 			}
 		}
 	}()
@@ -133,8 +133,8 @@ func (p *program) openFiles() int {
 
 var gcLine = regexp.MustCompile(`(?m)^gc .*->(\d+) MB, `)
 
-// heap waits for a garbage collection and returns how many MB are in use after it. The program
-// must run with GODEBUG=gctrace=1.
+// heap waits for a garbage collection and returns how many MB are in use after it. The program must run with
+// GODEBUG=gctrace=1.
 func (p *program) heap() int {
 	p.t.Helper()
 	var collections [][]string
@@ -150,8 +150,8 @@ func (p *program) heap() int {
 	return mb
 }
 
-// goroutines ends the program with SIGQUIT and returns how many goroutines it had, without the
-// runtime's own. The log then contains their stacks.
+// goroutines ends the program with SIGQUIT and returns how many goroutines it had, without the runtime's own. The log
+// then contains their stacks.
 func (p *program) goroutines() int {
 	p.t.Helper()
 	p.signal(syscall.SIGQUIT)

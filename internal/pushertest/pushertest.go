@@ -1,5 +1,4 @@
-// Package pushertest provides helpers for tests: a fake Pusher, HTTP and WebSocket clients, and
-// servers with a test certificate.
+// Package pushertest provides helpers for tests: a fake Pusher, HTTP clients, and servers with a test certificate.
 package pushertest
 
 import (
@@ -13,8 +12,7 @@ import (
 	"time"
 )
 
-// Timeout is how long tests wait for an expected event. A test that passes never waits that
-// long.
+// Timeout is how long tests wait for an expected event or response. A test that passes never waits that long.
 const Timeout = 20 * time.Second
 
 // WaitFor waits until done returns true. The test fails after Timeout.
@@ -27,6 +25,8 @@ func WaitFor(t testing.TB, what string, done func() bool) {
 	}
 }
 
+var client = &http.Client{Timeout: Timeout}
+
 // Request sends a request and returns the response and its body. headers are names, each
 // followed by its value.
 func Request(t testing.TB, method, url string, headers ...string) (*http.Response, string) {
@@ -38,7 +38,7 @@ func Request(t testing.TB, method, url string, headers ...string) (*http.Respons
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ type Clicks struct {
 }
 
 // clickClient opens a connection for each click, so that none is left over.
-var clickClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+var clickClient = &http.Client{Timeout: Timeout, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // Click sends the request of a click to the app at url. If there is no response, it counts "none".
 func (c *Clicks) Click(url string) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pusher-sample/internal/channels"
 )
@@ -42,7 +43,15 @@ func NewServer(t testing.TB) *Server {
 		s.ServeHTTP(w, r)
 	}))
 	s.PusherURL = "http://testkey:testsecret@" + strings.TrimPrefix(s.HTTP.URL, "http://") + "/apps/1234"
-	t.Cleanup(func() { s.HTTP.Close(); s.channels.Close() })
+	t.Cleanup(func() {
+		ended := make(chan bool)
+		go func() { s.HTTP.Close(); s.channels.Close(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(Timeout):
+			t.Error("the Channels server hangs")
+		}
+	})
 	return s
 }
 

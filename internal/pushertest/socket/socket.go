@@ -54,7 +54,9 @@ func DialFrom(t testing.TB, url, path, origin string) *Client {
 	if origin != "" {
 		options.HTTPHeader.Set("Origin", origin)
 	}
-	conn, _, err := websocket.Dial(context.Background(), url+path, options)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, url+path, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,9 @@ func Subscribe(t testing.TB, url, key string, channels ...string) *Client {
 // Send sends a text message.
 func (c *Client) Send(text string) {
 	c.t.Helper()
-	if err := c.Write(context.Background(), websocket.MessageText, []byte(text)); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
 		c.t.Error(err)
 	}
 }
