@@ -56,7 +56,7 @@ func launch(flag chromedp.ExecAllocatorOption) (context.Context, error) {
 // A browser for most tests, and one that can hide tabs.
 var (
 	shared = sync.OnceValues(func() (context.Context, error) { return launch(light) })
-	hiding = sync.OnceValues(func() (context.Context, error) { return launch(chromedp.Flag("mute-audio", true)) })
+	hiding = sync.OnceValues(func() (context.Context, error) { return launch(throttled) })
 )
 
 // light makes launch start the headless shell if it is installed. The name evil.example is this machine.
@@ -65,6 +65,12 @@ func light(a *chromedp.ExecAllocator) {
 		chromedp.ExecPath(headlessShell)(a)
 	}
 	chromedp.Flag("host-resolver-rules", "MAP evil.example 127.0.0.1")(a)
+}
+
+// throttled makes launch slow down timers in hidden tabs, as browsers do.
+func throttled(a *chromedp.ExecAllocator) {
+	chromedp.Flag("disable-background-timer-throttling", false)(a)
+	chromedp.Flag("disable-renderer-backgrounding", false)(a)
 }
 
 // cdn is how the CDN of pusher-js responds in a tab.
@@ -197,11 +203,6 @@ func openPage(t testing.TB, library cdn, url string) *tab {
 	return p
 }
 
-var (
-	counted    = regexp.MustCompile(`Crashes: (\d+)`)
-	notAlerted = regexp.MustCompile(`(\d+) had no alert`)
-)
-
 // check checks, at the end of a test, that the page has thrown no exception, and that it has alerted as many events as
 // it counts: those for which the test has waited, and not one more.
 func (p *tab) check() {
@@ -216,19 +217,25 @@ func (p *tab) check() {
 	if p.t.Skipped() {
 		return
 	}
-	trace := evaluate[string](p, "document.getElementById('trace')?.textContent ?? ''")
-	number := func(pattern *regexp.Regexp) (n int) {
-		if m := pattern.FindStringSubmatch(trace); m != nil {
-			n, _ = strconv.Atoi(m[1])
-		}
-		return n
-	}
-	if n := number(counted) - number(notAlerted); n != p.wanted || len(p.alerts) > 0 {
-		p.t.Errorf("the page has shown %d alerts, the test expected %d; the trace: %s", p.wanted+len(p.alerts), p.wanted, trace)
+	events, skipped := p.events()
+	if shown := p.wanted + len(p.alerts); shown != p.wanted || shown != events-skipped {
+		p.t.Errorf("%d events, of which %d had no alert: %d alerts, want %d", events, skipped, shown, p.wanted)
 	}
 	if thrown := p.threw(); thrown != "" {
 		p.t.Errorf("the page threw an exception\n%s", p.report())
 	}
+}
+
+// events returns how many events the page has counted, and how many of them had no alert.
+func (p *tab) events() (events, skipped int) {
+	p.t.Helper()
+	trace := evaluate[string](p, "document.getElementById('trace')?.textContent ?? ''")
+	for pattern, n := range map[string]*int{`Crashes: (\d+)`: &events, `(\d+) had no alert`: &skipped} {
+		if m := regexp.MustCompile(pattern).FindStringSubmatch(trace); m != nil {
+			*n, _ = strconv.Atoi(m[1])
+		}
+	}
+	return events, skipped
 }
 
 // watch records what the page logs, and what the browser logs about the page.

@@ -22,12 +22,24 @@ import (
 
 // wire is a TCP proxy that can stop forwarding while its connections stay open, as after sleep or a change of network.
 type wire struct {
-	url string
+	url      string
+	listener net.Listener
+	mu       sync.Mutex
+	open     []*wireEnd
+}
 
-	mu    sync.Mutex
-	off   bool           // whether new connections are silent from the start
-	open  []net.Conn     // both ends of each connection
-	muted []*atomic.Bool // whether each connection discards what it receives
+// wireEnd is one end of a connection through a wire.
+type wireEnd struct {
+	net.Conn
+	silent atomic.Bool
+}
+
+// Write sends bytes, or discards them while the connection is silent.
+func (e *wireEnd) Write(b []byte) (int, error) {
+	if e.silent.Load() {
+		return len(b), nil
+	}
+	return e.Conn.Write(b)
 }
 
 // newWire returns a wire to the server at address.
@@ -37,21 +49,9 @@ func newWire(t testing.TB, address string) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{url: "http://" + listener.Addr().String()}
-	t.Cleanup(func() { listener.Close(); w.cut() })
-	forward := func(to, from net.Conn, muted *atomic.Bool) {
-		defer to.Close()
-		buffer := make([]byte, 32<<10)
-		for {
-			n, err := from.Read(buffer)
-			if err != nil {
-				return
-			}
-			if !muted.Load() {
-				to.Write(buffer[:n])
-			}
-		}
-	}
+	w := &wire{url: "http://" + listener.Addr().String(), listener: listener}
+	t.Cleanup(w.end)
+	forward := func(to, from *wireEnd) { io.Copy(to, from); to.Close() }
 	go func() {
 		for {
 			client, err := listener.Accept()
@@ -63,34 +63,31 @@ func newWire(t testing.TB, address string) *wire {
 				client.Close()
 				continue
 			}
-			muted := new(atomic.Bool)
+			a, b := &wireEnd{Conn: client}, &wireEnd{Conn: server}
 			w.mu.Lock()
-			muted.Store(w.off)
-			w.open, w.muted = append(w.open, client, server), append(w.muted, muted)
+			w.open = append(w.open, a, b)
 			w.mu.Unlock()
-			go forward(server, client, muted)
-			go forward(client, server, muted)
+			go forward(a, b)
+			go forward(b, a)
 		}
 	}()
 	return w
 }
 
-// silence makes the existing connections stop forwarding and, if later is true, new ones too.
-func (w *wire) silence(later bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.off = later
-	for _, muted := range w.muted {
-		muted.Store(true)
-	}
-}
+// silence makes the existing connections stop forwarding.
+func (w *wire) silence() { w.each(func(e *wireEnd) { e.silent.Store(true) }) }
 
 // cut closes the existing connections.
-func (w *wire) cut() {
+func (w *wire) cut() { w.each(func(e *wireEnd) { e.Close() }) }
+
+// end closes the existing connections, and refuses new ones.
+func (w *wire) end() { w.listener.Close(); w.cut() }
+
+func (w *wire) each(do func(*wireEnd)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, conn := range w.open {
-		conn.Close()
+	for _, e := range w.open {
+		do(e)
 	}
 }
 
@@ -126,7 +123,7 @@ func TestDeadConnection(t *testing.T) {
 				p.shorten(map[int]int{activity: tt.ping, pong: 300})
 				p.open(w.url, "connected")
 				p.recordStates()
-				w.silence(false)
+				w.silence()
 				p.js(tt.script)
 				p.awaitReconnect()
 				app.click()
@@ -143,14 +140,11 @@ func TestOffline(t *testing.T) {
 		p := newTab(t, cdn)
 		p.shorten(map[int]int{activity: never, pong: 300})
 		p.open(w.url, "connected")
-		online := func(is bool) {
-			w.silence(!is)
-			call(p, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: !is})
-		}
-		online(false)
+		w.silence()
+		call(p, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: true})
 		p.awaitState("lost")
 		p.awaitText("status", "This device is offline")
-		online(true)
+		call(p, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: false})
 		p.awaitState("connected")
 	})
 }

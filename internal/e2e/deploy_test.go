@@ -136,15 +136,11 @@ func TestHTTPS(t *testing.T) {
 				{trust, "PUSHER_URL=https://testkey:testsecret@api-eu.pusher.com/apps/1234", proxyTo(t, address)},
 			} {
 				before := len(upstream.Events())
-				if out, err := run(t, command(t, env, "trigger")); err != nil || !strings.Contains(out, " accepted the event ") {
-					t.Errorf("%s trigger: %v %s", env, err, out)
-				}
 				app := start(t, env...)
-				for range 3 {
-					app.click()
-				}
-				if n := len(upstream.Events()) - before; n != 4 {
-					t.Errorf("%s: %d events, want 4", env, n)
+				app.click()
+				app.click()
+				if n := len(upstream.Events()) - before; n != 2 {
+					t.Errorf("%s: %d events, want 2", env, n)
 				}
 			}
 		})
@@ -235,14 +231,6 @@ func TestPathOfProxy(t *testing.T) {
 			t.Error(failed)
 		}
 	})
-}
-
-// Two instances share one PUSHER_URL: a click in a page of one alerts the pages of both.
-func TestTwoInstances(t *testing.T) {
-	t.Parallel()
-	upstream, one := startWithUpstream(t)
-	two := start(t, "PUSHER_URL="+upstream.PusherURL)
-	wantAlerts(openPage(t, served, one.url), openPage(t, blocked, two.url))
 }
 
 // The page connects to a server at an IPv6 address, which a Content-Security-Policy can't contain.

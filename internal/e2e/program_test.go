@@ -3,13 +3,9 @@
 package e2e
 
 import (
-	"bufio"
-	"cmp"
-	"encoding/json"
+	"bytes"
 	"flag"
 	"fmt"
-	"html"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,7 +24,6 @@ import (
 	"time"
 
 	"pusher-sample/internal/pushertest"
-	"pusher-sample/internal/pushertest/socket"
 )
 
 var scratch string // a folder for all temporary files, also those of browsers
@@ -101,11 +96,12 @@ func run(t testing.TB, cmd *exec.Cmd) (string, error) {
 type program struct {
 	t     testing.TB
 	cmd   *exec.Cmd
-	url   string     // of the page, without a trailing slash
-	ended chan error // receives the exit error, or nil, once
+	url   string        // of the page, without a trailing slash
+	ended chan struct{} // closed when the program has ended
+	err   error         // how it ended
 
 	mu  sync.Mutex
-	log []string // lines of stdout and stderr
+	log bytes.Buffer // stdout and stderr
 }
 
 // start starts the program on a free port and waits until it is ready.
@@ -124,65 +120,54 @@ func startWithUpstream(t testing.TB, env ...string) (*pushertest.Server, *progra
 // startCommand runs a command that starts the program, until the end of the test.
 func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	t.Helper()
-	p := &program{t: t, cmd: cmd, ended: make(chan error, 1)}
-	output, in := io.Pipe()
-	cmd.Stdout, cmd.Stderr = in, in
+	p := &program{t: t, cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p, p
 	endWithTests(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		if log := p.logged(); strings.Contains(log, "DATA RACE") {
+		p.wait()
+		log := p.logged()
+		pushertest.Log(t).Write([]byte(log))
+		if strings.Contains(log, "DATA RACE") {
 			t.Error(log)
 		} else if t.Failed() {
 			t.Logf("the end of the log of %s:\n%s", p.url, log[max(0, len(log)-3000):])
 		}
 	})
-	go func() { in.CloseWithError(cmp.Or(cmd.Wait(), io.EOF)) }()
-	port := make(chan string, 1)
-	go p.readLog(bufio.NewScanner(output), port)
-	select {
-	case number, ok := <-port:
-		if !ok {
-			t.Fatalf("the program did not start: %s", p.logged())
-		}
-		p.url = "http://127.0.0.1:" + number
-	case <-time.After(pushertest.Timeout):
-		t.Fatalf("timed out waiting for the program to start: %s", p.logged())
-	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
+	p.url = "http://127.0.0.1:" + p.printed(`msg=ready .*?:(\d+)`, 1)[0][1]
 	return p
 }
 
-var readyLine = regexp.MustCompile(`msg=ready .*?:(\d+)`)
-
-// readLog records the log, sends the port to port and, at the end, the exit error to p.ended.
-func (p *program) readLog(lines *bufio.Scanner, port chan<- string) {
-	defer close(port)
-	secrets := pushertest.Log(p.t)
-	for lines.Scan() {
-		secrets.Write(lines.Bytes())
-		p.mu.Lock()
-		p.log = append(p.log, lines.Text())
-		p.mu.Unlock()
-		if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
-			port <- m[1]
-		}
-	}
-	p.ended <- lines.Err()
+// Write records what the program logs or prints.
+func (p *program) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(text)
 }
 
 // logged returns the log so far.
 func (p *program) logged() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return strings.Join(p.log, "\n")
+	return p.log.String()
 }
 
 // printed waits until the program has logged or printed text that matches pattern n times, and returns the matches.
 func (p *program) printed(pattern string, n int) (matches [][]string) {
 	p.t.Helper()
 	pushertest.WaitFor(p.t, "output that matches "+pattern, func() bool {
+		select {
+		case <-p.ended:
+			p.t.Fatalf("the program ended with %v: %s", p.err, p.logged())
+		default:
+		}
 		matches = regexp.MustCompile(pattern).FindAllStringSubmatch(p.logged(), -1)
 		return len(matches) >= n
 	})
@@ -224,8 +209,8 @@ func (p *program) stop() error {
 func (p *program) wait() error {
 	p.t.Helper()
 	select {
-	case err := <-p.ended:
-		return err
+	case <-p.ended:
+		return p.err
 	case <-time.After(pushertest.Timeout):
 		p.t.Fatal("timed out waiting for the program to end")
 		return nil
@@ -285,33 +270,13 @@ func front(t testing.TB, target, pattern string, handler http.Handler) string {
 // event is the event that a click triggers.
 type event struct{ channel, name, message string }
 
-var (
-	readEvent   sync.Once
-	clicksEvent event
-)
-
-// sampleEvent returns the event that a click triggers. It reads the channel and the event's name from the page, and
-// receives the message as a client, so that the tests still pass after these are changed.
+// sampleEvent returns the event that a click triggers, so that the tests still pass after it is changed.
 func sampleEvent(t testing.TB) event {
 	t.Helper()
-	readEvent.Do(func() {
-		app := start(t)
-		_, page := pushertest.Request(t, "GET", app.url)
-		attribute := func(name string) string {
-			return html.UnescapeString(find(t, `data-`+name+`="([^"]+)"`, page)[0])
-		}
-		channel, name := attribute("channel"), attribute("event")
-		client := socket.Subscribe(t, app.url, attribute("key"), channel)
-		app.click()
-		got := client.Next()
-		var data struct{ Message string }
-		if err := json.Unmarshal([]byte(got.Text()), &data); err != nil || got.Event != name || data.Message == "" {
-			t.Fatalf("a click triggered %+v, which the page can't alert: %v", got, err)
-		}
-		clicksEvent = event{channel, name, data.Message}
-	})
-	if clicksEvent.name == "" {
-		t.Fatal("the event of a click is unknown, because an earlier test failed to receive it")
+	source, err := os.ReadFile("../../main.go")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return clicksEvent
+	constant := func(name string) string { return find(t, `(?m)^\t`+name+`\s+= "(.*)"$`, string(source))[0] }
+	return event{constant("channel"), constant("event"), constant("message")}
 }

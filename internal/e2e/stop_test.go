@@ -1,4 +1,5 @@
-// Tests that SIGTERM shuts the program down gracefully: in-flight clicks get a response, pages are asked to reconnect.
+// Tests that SIGTERM shuts the program down gracefully: in-flight clicks get a response. TestCloseCodesInChromium
+// and TestPageReconnectsAfterRestart test that pages are asked to reconnect.
 package e2e
 
 import (
@@ -12,20 +13,7 @@ import (
 	"time"
 
 	"pusher-sample/internal/pushertest"
-	"pusher-sample/internal/pushertest/socket"
 )
-
-// On SIGTERM, the program asks clients to reconnect immediately, and exits with status 0.
-func TestStopAsksClientsToReconnect(t *testing.T) {
-	p := start(t)
-	client := socket.Subscribe(t, p.url, "local")
-	if err := p.stop(); err != nil {
-		t.Errorf("the program ended with %v", err)
-	}
-	if code := client.CloseCode(); code != 4200 {
-		t.Errorf("the connection was closed with %d, want 4200", code)
-	}
-}
 
 // At SIGTERM, the program refuses new connections. Clicks in flight still get their responses, and each "ok" means that
 // one event was sent. Connections that never sent a byte, such as those that browsers open in advance, don't delay the
