@@ -45,10 +45,7 @@ func (e *wireEnd) Write(b []byte) (int, error) {
 // newWire returns a wire to the server at address.
 func newWire(t testing.TB, address string) *wire {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
 	w := &wire{url: "http://" + listener.Addr().String(), listener: listener}
 	t.Cleanup(w.end)
 	forward := func(to, from *wireEnd) { io.Copy(to, from); to.Close() }

@@ -31,10 +31,7 @@ func trustTests(t testing.TB) string {
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
 		t.Skip("on this system no variable makes a Go program trust the tests' certificate")
 	}
-	certificate, err := pushertest.Certificate()
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate := must(pushertest.Certificate())
 	file := filepath.Join(t.TempDir(), "certificate.pem")
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
 	if err := os.WriteFile(file, text, 0o600); err != nil {
@@ -150,10 +147,7 @@ func TestHTTPS(t *testing.T) {
 // requestFrom sends a request from a loopback address, with a forged X-Forwarded-For.
 func requestFrom(t testing.TB, address, method, url string) (*http.Response, string) {
 	t.Helper()
-	r, err := http.NewRequest(method, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := must(http.NewRequest(method, url, nil))
 	r.Header.Set("X-Forwarded-For", "192.0.2.1")
 	client := &http.Client{Timeout: pushertest.Timeout, Transport: &http.Transport{
 		DialContext:       (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}).DialContext,
@@ -282,10 +276,7 @@ func TestSecondTerminal(t *testing.T) {
 func TestProcfile(t *testing.T) {
 	path := lookPath(t, foreman, "foreman")
 	binary := command(t, nil).Path
-	procfile, err := os.ReadFile("../../Procfile")
-	if err != nil {
-		t.Fatal(err)
-	}
+	procfile := must(os.ReadFile("../../Procfile"))
 	dir := t.TempDir()
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "Procfile"), procfile, 0o644),
@@ -337,10 +328,7 @@ func TestUpstreamRestartsDuringClicks(t *testing.T) {
 			pushertest.WaitFor(t, "clicks", func() bool { return len(upstream.Events()) > 100 })
 			stop(upstream.HTTP.Config)
 			pushertest.WaitFor(t, "a click to fail", func() bool { return got.Count("refused the connection") > 0 })
-			listener, err := net.Listen("tcp", upstream.HTTP.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
+			listener := must(net.Listen("tcp", upstream.HTTP.Listener.Addr().String()))
 			second := &http.Server{Handler: upstream.HTTP.Config.Handler}
 			defer second.Close()
 			go second.Serve(listener)

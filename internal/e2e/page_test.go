@@ -193,10 +193,7 @@ func TestEventsDuringAlert(t *testing.T) {
 // trigger triggers an event on the page's channel.
 func trigger(t testing.TB, upstream *pushertest.Server, name, data string) {
 	t.Helper()
-	api, err := pusher.ClientFromURL(upstream.PusherURL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	api := must(pusher.ClientFromURL(upstream.PusherURL))
 	if err := api.Trigger(sampleEvent(t).channel, name, data); err != nil {
 		t.Fatal(err)
 	}

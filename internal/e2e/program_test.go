@@ -34,18 +34,13 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.testlogfile", "")
 	flag.Set("test.parallel", "6") // whatever the number of CPUs: the tests mostly wait
-	var err error
-	if scratch, err = os.MkdirTemp("", "pusher-sample-test"); err != nil {
-		panic(err)
-	}
+	scratch = must(os.MkdirTemp("", "pusher-sample-test"))
 	os.Setenv("TMPDIR", scratch)
 	// Even if this process is killed, the shell sees the end of its input, and removes the folder.
 	janitor := exec.Command("sh", "-c", `cat; sleep 1; rm -rf "$1"`, "sh", scratch)
 	detach(janitor)
-	input, err := janitor.StdinPipe()
-	if err == nil {
-		janitor.Start()
-	}
+	input := must(janitor.StdinPipe())
+	janitor.Start() // fails without a shell, for example on Windows
 	code := m.Run()
 	reportSkipped()
 	for _, stop := range stopBrowsers {
@@ -226,6 +221,14 @@ func accepts(address string) bool {
 	return err == nil
 }
 
+// must returns v. It panics if there is an error, which a working machine doesn't have.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // find returns the first group of each match of pattern in text. It fails if nothing matches.
 func find(t testing.TB, pattern, text string) (found []string) {
 	t.Helper()
@@ -241,10 +244,7 @@ func find(t testing.TB, pattern, text string) (found []string) {
 // forward returns a reverse proxy to the server at target that keeps the Host header.
 func forward(t testing.TB, target string) http.Handler {
 	t.Helper()
-	to, err := url.Parse(target)
-	if err != nil {
-		t.Fatal(err)
-	}
+	to := must(url.Parse(target))
 	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
 		r.Out.Host = r.In.Host
@@ -273,10 +273,7 @@ type event struct{ channel, name, message string }
 // sampleEvent returns the event that a click triggers, so that the tests still pass after it is changed.
 func sampleEvent(t testing.TB) event {
 	t.Helper()
-	source, err := os.ReadFile("../../main.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := must(os.ReadFile("../../main.go"))
 	constant := func(name string) string { return find(t, `(?m)^\t`+name+`\s+= "(.*)"$`, string(source))[0] }
 	return event{constant("channel"), constant("event"), constant("message")}
 }

@@ -17,10 +17,7 @@ import (
 // readme returns the text of the README.
 func readme(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(os.ReadFile("../../README.md"))
 	return string(text)
 }
 
@@ -30,10 +27,7 @@ func TestReadmeSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../app.cfg.example")
-	if err != nil {
-		t.Fatal(err)
-	}
+	example := must(os.ReadFile("../../app.cfg.example"))
 	want := append(find(t, `(?m)^  (-[a-z]+|[A-Z_]+)\s`, usage), find(t, `(?m)^#?([A-Z]+) = `, string(example))...)
 	var got []string
 	const name = "`(?:-[a-z]+|[A-Z_]+)(?:[ =][A-Z:]+)?`"
@@ -59,10 +53,7 @@ func TestReadmeNames(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	source, err := os.ReadFile("page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := must(os.ReadFile("page_test.go"))
 	for _, name := range find(t, `(?m)^go test -run (\w+) \./internal/e2e$`, text) {
 		if !bytes.Contains(source, []byte("\nfunc "+name+"(")) {
 			t.Errorf("there is no test %s", name)

@@ -117,10 +117,7 @@ func npmModules(t testing.TB) string {
 // npmFile returns the contents of a file of an installed package.
 func npmFile(t testing.TB, name string) string {
 	t.Helper()
-	file, err := os.ReadFile(filepath.Join(npmModules(t), name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := must(os.ReadFile(filepath.Join(npmModules(t), name)))
 	return string(file)
 }
 
@@ -131,10 +128,7 @@ func node(t testing.TB, script, want string, env ...string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", filepath.Join("testdata", script))
 	cmd.Env = append(os.Environ(), append(env, "NODE_PATH="+npmModules(t))...)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	stdin := must(cmd.StdinPipe())
 	cmd.Cancel, cmd.WaitDelay = stdin.Close, 5*time.Second
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
 		t.Errorf("%s: %v: %s", script, err, out)
@@ -144,10 +138,7 @@ func node(t testing.TB, script, want string, env ...string) {
 // freeAddress returns an address on which nothing listens.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
 	defer listener.Close()
 	return listener.Addr().String()
 }
@@ -157,14 +148,8 @@ func freeAddress(t testing.TB) string {
 func startNginx(t testing.TB, site, address string) {
 	t.Helper()
 	path := lookPath(t, nginx, "nginx", "/usr/sbin/nginx") // often not in PATH
-	certificate, err := pushertest.Certificate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate := must(pushertest.Certificate())
+	key := must(x509.MarshalPKCS8PrivateKey(certificate.PrivateKey))
 	// A minimal replacement for Debian's nginx.conf, with one process and one folder.
 	config := "daemon off; master_process off; pid nginx.pid; error_log stderr; events {} http { access_log off;\n"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
