@@ -385,7 +385,7 @@ func (p *tab) prefer(feature, value string) {
 		Features: []*emulation.MediaFeature{{Name: feature, Value: value}}})
 }
 
-// navigate opens a page. It doesn't wait for all resources, as chromedp.Navigate does: an unresponsive CDN sends nothing.
+// navigate opens a page, without waiting for all resources, because an unresponsive CDN sends nothing.
 func (p *tab) navigate(url string) {
 	p.t.Helper()
 	p.wanted = 0

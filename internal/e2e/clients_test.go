@@ -28,8 +28,8 @@ func TestFirefox(t *testing.T) {
 	}
 	path := lookPath(t, firefox, "firefox-esr", "firefox")
 	node(t, "firefox.js", "all alerted\nclosed as expected\n4009 true",
-		"FIREFOX="+path, "URL="+start(t, "RATE_LIMIT=0").url, "IMPATIENT="+startImpatient(t), "MESSAGE="+sampleEvent(t).message,
-		"PUSHER_JS="+filepath.Join(npmModules(t), "pusher-js/dist/web/pusher.min.js"))
+		"FIREFOX="+path, "URL="+start(t, "RATE_LIMIT=0").url, "IMPATIENT="+startImpatient(t),
+		"MESSAGE="+sampleEvent(t).message, "PUSHER_JS="+filepath.Join(npmModules(t), "pusher-js/dist/web/pusher.min.js"))
 }
 
 // Chromium receives each close code. For a close that violates RFC 6455, it would report 1006.

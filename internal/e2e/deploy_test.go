@@ -301,8 +301,8 @@ func TestProcfile(t *testing.T) {
 	}
 }
 
-// While the Channels server restarts, each click gets a response, each "ok" means one event, and each error says whether
-// the event was sent, as far as that is known.
+// While the Channels server restarts, each click gets a response, each "ok" means one event, and each error says
+// whether the event was sent, as far as that is known.
 func TestUpstreamRestartsDuringClicks(t *testing.T) {
 	for name, stop := range map[string]func(*http.Server) error{
 		"graceful": func(s *http.Server) error { return s.Shutdown(t.Context()) },

@@ -55,7 +55,8 @@ func TestMain(m *testing.M) {
 var buildProgram = sync.OnceValues(func() (binary string, err error) {
 	binary = filepath.Join(scratch, "pusher-sample")
 	args := []string{"build", "-o", binary}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	race := debug.BuildSetting{Key: "-race", Value: "true"}
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, race) {
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, "pusher-sample")...).CombinedOutput(); err != nil {

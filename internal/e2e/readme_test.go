@@ -1,4 +1,4 @@
-// Tests that the README is correct: its commands, settings and file names. TestReadmeProxy tests its nginx configuration.
+// Tests that the README is correct: its commands, settings and file names. TestReadmeProxy tests its nginx site.
 package e2e
 
 import (
@@ -44,8 +44,7 @@ func TestReadmeSettings(t *testing.T) {
 // The files and tests that the README mentions exist.
 func TestReadmeNames(t *testing.T) {
 	text := readme(t)
-	names := append(find(t, "`([A-Za-z.][\\w.-]*(?:/[\\w.-]+)*(?:/|\\.[a-z]+))`", text), find(t, `\]\((\.[^)]+)\)`, text)...)
-	for _, name := range append(names, find(t, "`(internal/[a-z0-9]+)`", text)...) {
+	for _, name := range find(t, "`([A-Za-z.][\\w.-]*(?:/[\\w.-]+)*(?:/|\\.[a-z]+)|internal/[a-z0-9]+)`", text) {
 		if name == "app.cfg" || name == ".env" { // created by the reader
 			continue
 		}

@@ -1,5 +1,5 @@
-// Runs the tools that some tests need besides Go: npm's packages and nginx. If a tool is missing, its tests are skipped,
-// and a summary says which package to install.
+// Runs the tools that some tests need besides Go: npm's packages and nginx. If a tool is missing, its tests are
+// skipped, and a summary says which package to install.
 package e2e
 
 import (

@@ -30,7 +30,8 @@ async function open(browser, served) {
 async function until(page, condition) {
   const done = () => (typeof condition === 'string' ? page.evaluate(condition) : condition());
   for (const end = Date.now() + 20_000; !(await done()); await new Promise((resolve) => setTimeout(resolve, 5))) {
-    if (Date.now() > end) throw new Error(`timed out waiting for ${condition}; ${await page.evaluate('document.body.innerText')}`);
+    if (Date.now() < end) continue;
+    throw new Error(`timed out waiting for ${condition}; ${await page.evaluate('document.body.innerText')}`);
   }
 }
 
