@@ -52,9 +52,10 @@ async function clickIn(visible, hidden) {
   return took;
 }
 
+process.stdin.on('end', () => process.exit(1)).resume(); // the tests have ended; this ends Firefox, too
+
 (async () => {
   const browser = await puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true });
-  process.stdin.on('end', () => browser.process().kill('SIGKILL')).resume(); // the tests have ended
   try {
     for (const served of [true, false]) {
       const one = await open(browser, served);
