@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,12 +112,7 @@ type tab struct {
 	failed  string   // the first failed request to the page's own server
 }
 
-var (
-	brokenMu sync.Mutex
-	broken   []string // tests that failed with an open tab
-)
-
-// newTab opens an empty tab. After three failed tests, it skips the others instead of letting them time out.
+// newTab opens an empty tab.
 func newTab(t testing.TB, library cdn) *tab { t.Helper(); return newTabIn(t, shared, library) }
 
 // newTabIn is like newTab, in the browser that launch returns.
@@ -127,12 +121,7 @@ func newTabIn(t testing.TB, launch func() (context.Context, error), library cdn)
 	if testing.Short() {
 		t.Skip("needs a browser; skipped with -short")
 	}
-	brokenMu.Lock()
-	failed := slices.Clone(broken)
-	brokenMu.Unlock()
-	if len(failed) >= 3 {
-		t.Skip("the page is broken, see ", failed)
-	}
+	skipIfBroken(t)
 	browser, err := launch()
 	if err != nil {
 		skip(t, chromium, err)
@@ -206,15 +195,7 @@ func openPage(t testing.TB, library cdn, url string) *tab {
 // check checks, at the end of a test, that the page has thrown no exception, and that it has alerted as many events as
 // it counts: those for which the test has waited, and not one more.
 func (p *tab) check() {
-	if p.t.Failed() {
-		brokenMu.Lock()
-		defer brokenMu.Unlock()
-		if !slices.Contains(broken, p.t.Name()) {
-			broken = append(broken, p.t.Name())
-		}
-		return
-	}
-	if p.t.Skipped() {
+	if p.t.Failed() || p.t.Skipped() {
 		return
 	}
 	events, skipped := p.events()

@@ -113,9 +113,32 @@ func startWithUpstream(t testing.TB, env ...string) (*pushertest.Server, *progra
 	return upstream, start(t, append(env, "PUSHER_URL="+upstream.PusherURL)...)
 }
 
+var (
+	brokenMu sync.Mutex
+	broken   []string // failed tests
+)
+
+// skipIfBroken skips a test if three others have failed, instead of letting one after the other time out.
+func skipIfBroken(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		brokenMu.Lock()
+		defer brokenMu.Unlock()
+		if t.Failed() && !slices.Contains(broken, t.Name()) {
+			broken = append(broken, t.Name())
+		}
+	})
+	brokenMu.Lock()
+	defer brokenMu.Unlock()
+	if len(broken) >= 3 {
+		t.Skip("skipped because others have failed: ", broken)
+	}
+}
+
 // startCommand runs a command that starts the program, until the end of the test.
 func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	t.Helper()
+	skipIfBroken(t)
 	p := &program{t: t, cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p, p
 	endWithTests(cmd)
