@@ -24,6 +24,7 @@ import (
 type wire struct {
 	url      string
 	listener net.Listener
+	down     atomic.Bool // whether new connections are silent from the start
 	mu       sync.Mutex
 	open     []*wireEnd
 }
@@ -61,6 +62,8 @@ func newWire(t testing.TB, address string) *wire {
 				continue
 			}
 			a, b := &wireEnd{Conn: client}, &wireEnd{Conn: server}
+			a.silent.Store(w.down.Load())
+			b.silent.Store(w.down.Load())
 			w.mu.Lock()
 			w.open = append(w.open, a, b)
 			w.mu.Unlock()
@@ -138,10 +141,12 @@ func TestOffline(t *testing.T) {
 		p := newTab(t, cdn)
 		p.shorten(map[int]int{activity: never, pong: 300})
 		p.open(w.url, "connected")
+		w.down.Store(true)
 		w.silence()
 		call(p, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: true})
 		p.awaitState("lost")
 		p.awaitText("status", "This device is offline")
+		w.down.Store(false)
 		call(p, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: false})
 		p.awaitState("connected")
 	})
