@@ -253,13 +253,8 @@ func TestHandshake(t *testing.T) {
 // The server reads frames that arrive together with the handshake.
 func TestFramesWithHandshake(t *testing.T) {
 	server, _ := start(t)
-	const ping = "\x89\x80\x00\x00\x00\x00"
-	c := newRawClient(t, dialTCP(t, server), path, ping, "\x81\x97\x00\x00\x00\x00", `{"event":"pusher:ping"}`)
-	c.established()
-	if head, _ := c.frame(); head != 0x8A {
-		t.Errorf("received %x, want a pong", head)
-	}
-	c.wantMessage("pusher:pong")
+	const subscribe = "\x81\xb3\x00\x00\x00\x00" + `{"event":"pusher:subscribe","data":{"channel":"a"}}`
+	newRawClient(t, dialTCP(t, server), path, subscribe).established().wantMessage("subscription_succeeded")
 }
 
 // call is a call to the HTTP API. Each test changes one thing in a valid call.
