@@ -19,6 +19,8 @@ import (
 	"pusher-sample/internal/pushertest"
 	"pusher-sample/internal/pushertest/socket"
 	"pusher-sample/internal/settings"
+
+	"github.com/coder/websocket"
 )
 
 // startApp serves the app in this process, with the environment env.
@@ -209,6 +211,32 @@ func TestEmbeddedServerServesAnotherInstance(t *testing.T) {
 	client := socket.Subscribe(t, first.URL, config.Server.Key, channel)
 	pushertest.Request(t, "POST", second.URL+"/pusher")
 	client.WantEvent(channel, event, `{"message":"`+message+`"}`)
+}
+
+// The embedded server accepts WebSockets from the same pages as the app accepts clicks from, also behind proxies.
+func TestWebSocketOrigins(t *testing.T) {
+	for _, tt := range []struct{ proxies, host, forwardedHost, origin, want string }{
+		{"1", "app.example:443", "", "https://app.example", "connection_established"},
+		{"1", "127.0.0.1:5000", "name.tunnel.example", "https://name.tunnel.example", "connection_established"},
+		{"1", "127.0.0.1:5000", "name.tunnel.example", "http://localhost:5000", "connection_established"},
+		{"1", "127.0.0.1:5000", "name.tunnel.example", "https://evil.example", "4009"},
+		{"0", "127.0.0.1:5000", "evil.example", "https://evil.example", "4009"},
+	} {
+		server := startApp(t, map[string]string{"TRUST_PROXY": tt.proxies})
+		header := http.Header{"Origin": {tt.origin}}
+		if tt.forwardedHost != "" {
+			header.Set("X-Forwarded-Host", tt.forwardedHost)
+		}
+		conn, _, err := websocket.Dial(t.Context(), server.URL+"/app/local?protocol=7",
+			&websocket.DialOptions{Host: tt.host, HTTPHeader: header})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := conn.Read(t.Context()); err != nil || !strings.Contains(string(got), tt.want) {
+			t.Errorf("%+v: received %s, %v", tt, got, err)
+		}
+		conn.CloseNow()
+	}
 }
 
 // runProgram calls run in an empty folder.

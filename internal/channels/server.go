@@ -151,15 +151,15 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	c.id = fmt.Sprintf("%d.%d", 1+rand.Uint32N(1<<30), s.lastID)
 	code, reason := s.refusal(r)
 	s.connections[c] = struct{}{}
-	s.open.Go(func() { c.serve(early, code != 0) }) // in a new goroutine, so that net/http can free the request's memory
 	if code != 0 {
 		c.sendError(code, reason)
 		c.close(code, reason)
-		return
+	} else {
+		s.log.Debug("connected", "connection", c.id)
+		c.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: fmt.Sprintf(
+			`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout)}))
 	}
-	s.log.Debug("connected", "connection", c.id)
-	c.send(jsonFrame(outgoing{Event: "pusher:connection_established", Data: fmt.Sprintf(
-		`{"socket_id":"%s","activity_timeout":%d}`, c.id, activityTimeout)}))
+	s.open.Go(func() { c.serve(early, code != 0) }) // in a new goroutine, so that net/http can free the request's memory
 }
 
 // refusal returns the close code and the reason for refusing a client, or 0 and "". The caller holds s.mu.
