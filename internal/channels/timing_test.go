@@ -134,6 +134,7 @@ func TestActiveClientIsNotPinged(t *testing.T) {
 func TestBusySubscriber(t *testing.T) {
 	timed(t, func(t *testing.T, s *Server, p pipe.Listener) {
 		c := dialPipe(t, p).established().subscribe()
+		synctest.Wait() // until the server reads again
 		for range 50 {
 			publish(s, "x")
 		}
