@@ -139,12 +139,12 @@ func TestBusySubscriber(t *testing.T) {
 			publish(s, "x")
 		}
 		c.write(0x81, `{"event":"pusher:ping"}`)
-		for range 300 { // 30 s
+		for range 1500 { // 30 s
 			if head, _ := c.frame(); head != 0x81 {
 				t.Fatalf("received %x, want an event", head)
 			}
 			publish(s, "x")
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	})
 }
