@@ -139,7 +139,7 @@ func TestBusySubscriber(t *testing.T) {
 			publish(s, "x")
 		}
 		c.write(0x81, `{"event":"pusher:ping"}`)
-		for range 1500 { // 30 s
+		for range 1000 { // 20 s
 			if head, _ := c.frame(); head != 0x81 {
 				t.Fatalf("received %x, want an event", head)
 			}
