@@ -32,7 +32,10 @@ import (
 // /usr/bin would keep a killed run from ending the browser.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
-var stopBrowsers []func()
+var (
+	browsersMu   sync.Mutex // tests that run in parallel may start browsers
+	stopBrowsers []func()
+)
 
 // launch starts Chromium with an additional flag. It trusts the tests' certificate.
 func launch(flag chromedp.ExecAllocatorOption) (context.Context, error) {
@@ -48,7 +51,9 @@ func launch(flag chromedp.ExecAllocatorOption) (context.Context, error) {
 	}
 	allocator, end := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, _ := chromedp.NewContext(allocator)
+	browsersMu.Lock()
 	stopBrowsers = append(stopBrowsers, func() { chromedp.Cancel(ctx); end() })
+	browsersMu.Unlock()
 	return ctx, chromedp.Do(ctx)
 }
 
