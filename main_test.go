@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
@@ -141,7 +142,9 @@ func TestClickTriggersOneEvent(t *testing.T) {
 	if resp, text := pushertest.Request(t, "POST", app.URL+"/pusher"); resp.StatusCode != 200 || text != "ok" {
 		t.Errorf("got %d %q", resp.StatusCode, text)
 	}
-	want := `{"channels":["channel1"],"data":"{\"message\":\"((((((((((っ･ωΣ[柱]ｶﾞｺｯ!\"}","name":"event1"}`
+	data, _ := json.Marshal(map[string]string{"message": message})
+	event, _ := json.Marshal(map[string]any{"name": event, "channels": []string{channel}, "data": string(data)})
+	want := string(event)
 	if got := upstream.Events(); len(got) != 1 || got[0] != want {
 		t.Errorf("the server accepted %s, want %s", got, want)
 	}
