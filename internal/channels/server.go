@@ -50,7 +50,7 @@ const (
 	activityTimeout = 120                    // idle seconds after which clients send a ping
 	writeTimeout    = 10 * time.Second       // time for a client to receive the responses to its messages
 	closeTimeout    = 2 * time.Second        // time for a handshake, and for the client to close
-	lingerTime      = 300 * time.Millisecond // wait for a close frame after an invalid frame
+	lingerTime      = 300 * time.Millisecond // time for a close frame of the client, after an error
 )
 
 // Close codes tell pusher-js what to do next. 4000-4099: don't reconnect. 4100-4199: reconnect after a second or more.

@@ -27,7 +27,7 @@ const (
 )
 
 // NewClient returns a client for calls over a network. A call ends within 5 s. It fails if the status is not 2xx, and
-// is never retried, because a retry might send the event twice.
+// never sends the event twice.
 func NewClient() *http.Client {
 	return &http.Client{Transport: transport{newTransport()}}
 }
@@ -126,7 +126,7 @@ func (e *callError) read(resp *http.Response, body []byte) {
 	e.status, e.body = resp.StatusCode, strings.ToLower(string(body))
 	e.date, _ = http.ParseTime(resp.Header.Get("Date"))
 	// Some servers quote the request. Leave out its parameters, and whatever could be a key or a signature.
-	private := regexp.MustCompile(`(auth_[a-z]+|body_md5)=[^&\s"\\]*&?|[[:xdigit:]]{20,}`)
+	private := regexp.MustCompile(`(auth_[a-z]+|body_md5)(=|"\s*:\s*")[^&\s"\\]*&?|[[:xdigit:]]{20,}`)
 	e.error = fmt.Errorf("status %d: %.200q", resp.StatusCode, private.ReplaceAll(body, []byte("…")))
 }
 

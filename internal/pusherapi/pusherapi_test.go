@@ -412,13 +412,20 @@ func TestProxyIsNotURL(t *testing.T) {
 // The error for the log has the status and the response, but no URL, key or signature.
 func TestCause(t *testing.T) {
 	const key = "278d425bdf160c739803"
+	quoteJSON := func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, `{"error":"no app","auth_key": "my-own-key","body_md5":"x"}`, http.StatusNotFound)
+	}
 	quote := func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		http.Error(w, fmt.Sprintf("Invalid signature of %q for %s: %s %s", "POST\n"+r.URL.Path+"\n"+r.URL.RawQuery, key,
 			r.URL.Query().Get("auth_signature"), body), http.StatusUnauthorized)
 	}
 	drop := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
-	for want, handler := range map[string]http.HandlerFunc{"status 401: \"Invalid signature of": quote, "EOF": drop} {
+	for want, handler := range map[string]http.HandlerFunc{
+		"status 401: \"Invalid signature of": quote,
+		"status 404: \"{\\\"error":           quoteJSON,
+		"EOF":                                drop,
+	} {
 		server := httptest.NewServer(handler)
 		defer server.Close()
 		client := newClient(server.URL, newTransport())
@@ -427,7 +434,7 @@ func TestCause(t *testing.T) {
 		if !strings.Contains(cause, want) {
 			t.Errorf("got %q, want %q in it", cause, want)
 		}
-		if leak := regexp.MustCompile(key + `|auth_|body_md5|[0-9a-f]{32}|` + secret).FindString(cause); leak != "" {
+		if leak := regexp.MustCompile(key + `|my-own|auth_|body_md5|[0-9a-f]{32}|` + secret).FindString(cause); leak != "" {
 			t.Errorf("%q is in %q", leak, cause)
 		}
 	}
