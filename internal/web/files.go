@@ -4,7 +4,6 @@ package web
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -81,8 +80,10 @@ func serve(w http.ResponseWriter, r *http.Request, ext string, content []byte, t
 	header := w.Header()
 	header.Set("Cache-Control", "no-cache")
 	header.Set("Content-Length", strconv.Itoa(len(content)))
-	header.Set("Content-Type", cmp.Or(contentTypes[ext], http.DetectContentType(content)))
 	header.Set("Etag", tag)
+	if kind, ok := contentTypes[ext]; ok {
+		header.Set("Content-Type", kind)
+	}
 	// An entity tag contains no quotes, so finding the quoted tag in the header means a match.
 	if strings.Contains(strings.Join(r.Header["If-None-Match"], ","), tag) {
 		w.WriteHeader(http.StatusNotModified) // net/http then omits Content-Length and Content-Type
