@@ -69,14 +69,10 @@ func dialPipe(t testing.TB, listener pipe.Listener) *rawClient {
 	return newRawClient(t, listener.Dial(), path)
 }
 
-// write sends a masked frame whose mask is zero.
+// write sends a masked frame, whose mask is zero, with a payload of at most 125 bytes.
 func (c *rawClient) write(head byte, payload string) {
 	c.t.Helper()
-	frame := []byte{head, 0x80 | byte(len(payload))}
-	if len(payload) > 125 {
-		frame = binary.BigEndian.AppendUint16([]byte{head, 0x80 | 126}, uint16(len(payload)))
-	}
-	if _, err := c.conn.Write(append(append(frame, 0, 0, 0, 0), payload...)); err != nil {
+	if _, err := c.conn.Write(append([]byte{head, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)); err != nil {
 		c.t.Fatal(err)
 	}
 }

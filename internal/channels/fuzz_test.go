@@ -1,8 +1,6 @@
 package channels
 
 import (
-	"bytes"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,62 +15,20 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// FuzzSignature has pusher-http-go sign requests. The server accepts the signatures, whatever the requests contain, and
-// rejects a request if a byte of its query or body was changed.
+// FuzzSignature has pusher-http-go sign requests. The server accepts the signatures, whatever the requests contain.
 func FuzzSignature(f *testing.F) {
-	f.Add("hit", "data", "secret", uint16(0), byte(1), false)
-	f.Add("", "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!", "", uint16(40), byte(32), true)
-	f.Fuzz(func(t *testing.T, name, data, secret string, at uint16, flip byte, inBody bool) {
+	f.Add("hit", "data", "secret")
+	f.Add("", "((((((((((っ･ωΣ[柱]ｶﾞｺｯ!", "")
+	f.Fuzz(func(t *testing.T, name, data, secret string) {
 		s := New("1", "key", secret, slog.New(slog.DiscardHandler))
-		statusOf := func(name, data string, flip byte) (status int) {
-			client := pusher.Client{AppID: "1", Key: "key", Secret: secret, Host: "x"}
-			client.HTTPClient = pusherapi.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				body, _ := io.ReadAll(r.Body)
-				query := []byte(r.URL.RawQuery)
-				changed := query
-				if inBody {
-					changed = body
-				}
-				changed[int(at)%len(changed)] ^= flip
-				r.Body, r.URL.RawQuery = io.NopCloser(bytes.NewReader(body)), string(query)
-				s.ServeHTTP(w, r)
-				status = w.(*httptest.ResponseRecorder).Code
-			}))
-			client.TriggerMulti([]string{"a", "b"}, name, data)
-			return status
-		}
-		if statusOf(name, data, 0) == http.StatusUnauthorized {
-			t.Error("the server rejected the signature of pusher-http-go")
-		}
-		if status := statusOf("hit", "data", flip); flip != 0 && status < 400 {
-			t.Errorf("a request that was changed in transit got status %d, want an error", status)
-		}
-	})
-}
-
-// FuzzMessages handles arbitrary text as a client's message: the server sends at most one message in response, and
-// removes all subscriptions with the connection, but not those of another connection.
-func FuzzMessages(f *testing.F) {
-	for _, seed := range []string{
-		`{"event":"pusher:ping","data":{}}`, `{"event":"pusher:subscribe","data":{"channel":"a"}}`,
-		`{"event":"pusher:unsubscribe","data":{"channel":"a"}}`, `{"event":"client-x","data":null}`, `[[[`, "\x00",
-	} {
-		f.Add([]byte(seed))
-	}
-	s := New("1", "key", "secret", slog.New(slog.DiscardHandler))
-	// With writing set, as during a write, all frames stay in the queue.
-	other := &connection{server: s, id: "1.2", writing: true}
-	s.subscribe(other, "a")
-	f.Fuzz(func(t *testing.T, text []byte) {
-		c := &connection{server: s, id: "1.1", writing: true}
-		c.handle(text)
-		if len(c.queue) > 1 {
-			t.Errorf("%d responses to one message, want at most 1", len(c.queue))
-		}
-		s.remove(c)
-		if len(s.channels) != 1 || len(s.channels["a"]) != 1 || s.channels["a"][0] != other {
-			t.Errorf("subscriptions: %v, want only that of another connection", s.channels)
-		}
+		client := pusher.Client{AppID: "1", Key: "key", Secret: secret, Host: "x"}
+		client.HTTPClient = pusherapi.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.ServeHTTP(w, r)
+			if w.(*httptest.ResponseRecorder).Code == http.StatusUnauthorized {
+				t.Error("the server rejected the signature of pusher-http-go")
+			}
+		}))
+		client.TriggerMulti([]string{"a", "b"}, name, data)
 	})
 }
 

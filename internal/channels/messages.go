@@ -40,14 +40,14 @@ func (c *connection) handleSubscription(event string, data []byte) {
 	}
 	json.Unmarshal(data, &subscription) // if data is invalid, so is the channel's name, which is then empty
 	channel := subscription.Channel
-	problem := checkChannel(channel)
+	problem := channelProblem(channel)
 	switch {
 	case problem != "":
 		c.sendError(nil, problem)
 	case event == "pusher:unsubscribe":
 		c.server.unsubscribe(c, channel)
 	case !IsPublic(channel):
-		c.sendError(codeUnauthorized, "This server has public channels only: for private and presence channels, use "+
+		c.sendError(codeUnauthorized, "This server supports public channels only: for private and presence channels, use "+
 			"Pusher or another Channels server.")
 	default:
 		c.server.subscribe(c, channel)
@@ -59,8 +59,7 @@ func (c *connection) sendError(code any, text string) {
 	c.send(jsonFrame(outgoing{Event: "pusher:error", Data: map[string]any{"code": code, "message": text}}))
 }
 
-// outgoing is a message to a client. Data is a string, which usually contains JSON, except in pusher:error, where it is
-// an object.
+// outgoing is a message to a client. Data is a string that usually contains JSON, but an object in pusher:error.
 type outgoing struct {
 	Event   string `json:"event"`
 	Channel string `json:"channel,omitempty"`

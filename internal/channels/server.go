@@ -46,10 +46,9 @@ const (
 	maxBatch         = 10       // events per batch; Pusher's
 	maxBody          = 1 << 20  // bytes; enough for a full batch, however its JSON is escaped
 
-	maxClockSkew    = 600                    // seconds between auth_timestamp and the server's clock; Pusher's
+	maxClockSkew    = 600 * time.Second      // between auth_timestamp and the server's clock; Pusher's
 	activityTimeout = 120                    // idle seconds after which clients send a ping
-	writeTimeout    = 10 * time.Second       // time for a client to receive the responses to its messages
-	closeTimeout    = 2 * time.Second        // time for a handshake, and for the client to close
+	closeTimeout    = 2 * time.Second        // time for the client to receive a close frame, and to close its side
 	lingerTime      = 300 * time.Millisecond // time for a close frame of the client, after an error
 )
 
@@ -69,8 +68,8 @@ const (
 
 // Server is an http.Handler that serves one app's channels. Its exported fields may be changed before it is used.
 type Server struct {
-	PingAfter   time.Duration // inactivity of a client after which the server sends a ping; 25 s
-	PongTimeout time.Duration // inactivity after that ping until the server closes the connection; 35 s
+	PingAfter   time.Duration // how long a client may be idle before the server sends a ping; default 25 s
+	PongTimeout time.Duration // how long the client may then take to send something; default 35 s
 
 	appID, key, secret string
 	log                *slog.Logger
@@ -79,13 +78,12 @@ type Server struct {
 
 	mu          sync.Mutex // guards the fields below; held by publish to keep events in order
 	closed      bool
-	lastID      uint64
 	connections map[*connection]struct{}
 	channels    map[string][]*connection // subscribers; slices are faster to iterate over than maps
 }
 
 // New returns a running server for the app with this ID, key (public) and secret (which signs the HTTP API's requests).
-// Call Close to stop it. It logs at level debug only, because clients can repeat all that it logs.
+// Call Close to stop it. It logs at level debug only, because clients could otherwise flood the log.
 func New(appID, key, secret string, log *slog.Logger) *Server {
 	s := &Server{
 		PingAfter:   25 * time.Second, // Heroku closes WebSockets that are idle for 55 s
@@ -122,13 +120,14 @@ func (s *Server) Close() {
 // pusher:connection_established or the reason why it closes the connection: over the WebSocket, because browsers hide
 // handshake failures from pages. A refused connection counts toward the limit until it has ended.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || !r.ProtoAtLeast(1, 1) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || !r.ProtoAtLeast(1, 1) ||
+		!strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") {
 		s.log.Debug("WebSocket handshake failed: a proxy must use HTTP/1.1 and forward the Upgrade and Connection headers")
 		http.Error(w, "Not a WebSocket handshake: connect with a Channels client such as pusher-js. A reverse proxy must "+
 			"use HTTP/1.1 and forward the Upgrade and Connection headers.", http.StatusUpgradeRequired)
 		return
 	}
-	conn, buffered, _, err := ws.HTTPUpgrader{Timeout: closeTimeout}.Upgrade(r, w)
+	conn, buffered, _, err := ws.HTTPUpgrader{Timeout: 2 * time.Second}.Upgrade(r, w)
 	if err != nil {
 		s.log.Debug("WebSocket handshake failed", "error", err)
 		if conn != nil {
@@ -138,8 +137,12 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // frames that arrived with the handshake
 	early = bytes.Clone(early)
-	c := &connection{Conn: conn, server: s, received: rate.NewLimiter(receiveRate, receiveBurst)}
-	c.written.L = &c.mu
+	c := &connection{
+		conn:     conn,
+		server:   s,
+		id:       fmt.Sprintf("%d.%d", rand.Uint32(), rand.Uint32()),
+		received: rate.NewLimiter(receiveRate, receiveBurst),
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,8 +150,6 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		conn.Close() // not with code 4200, after which pusher-js would retry without a pause
 		return
 	}
-	s.lastID++
-	c.id = fmt.Sprintf("%d.%d", 1+rand.Uint32N(1<<30), s.lastID)
 	code, reason := s.refusal(r)
 	s.connections[c] = struct{}{}
 	if code != 0 {
@@ -170,8 +171,8 @@ func (s *Server) refusal(r *http.Request) (code ws.StatusCode, reason string) {
 	case len(s.connections) >= maxConnections:
 		return codeOverCapacity, "This server has too many connections. Reconnect later."
 	case !allowedOrigin(r):
-		return codeUnauthorized, fmt.Sprintf("The origin %+.50q is not allowed: only this server's own pages may connect.",
-			r.Header.Get("Origin"))
+		return codeUnauthorized, fmt.Sprintf("The origin %+.50q is not allowed: only this server's own pages may connect, "+
+			"and a reverse proxy must not change the Host header.", r.Header.Get("Origin"))
 	case key != s.key:
 		return codeUnknownKey, fmt.Sprintf("App key %+.40q not in this cluster. Did you forget to specify the cluster?", key)
 	case protocol == "":
@@ -186,7 +187,8 @@ func (s *Server) refusal(r *http.Request) (code ws.StatusCode, reason string) {
 
 // allowedOrigin reports whether a page from the request's Origin may open a WebSocket. The page must be from this
 // server's host and port or, if the client is on this machine, from any loopback address. Requests without an Origin
-// are allowed: only programs other than browsers omit it. The scheme is not compared: a proxy may terminate TLS.
+// are allowed: only programs other than browsers omit it. The scheme is not compared: a proxy may terminate TLS. (In
+// this program, web.Protect has corrected r.Host.)
 func allowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	page, err := url.Parse(origin)
@@ -195,7 +197,7 @@ func allowedOrigin(r *http.Request) bool {
 	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	ip, _ := netip.ParseAddr(page.Hostname())
-	local := ip.Unmap().IsLoopback() || strings.EqualFold(page.Hostname(), "localhost")
+	local := ip.Unmap().IsLoopback() || strings.HasSuffix("."+strings.ToLower(page.Hostname()), ".localhost")
 	return strings.EqualFold(page.Host, r.Host) || local && peer.Addr().Unmap().IsLoopback()
 }
 

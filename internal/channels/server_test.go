@@ -87,7 +87,8 @@ func TestTriggerReachesSubscribers(t *testing.T) {
 
 func TestUnsubscribe(t *testing.T) {
 	server, client := start(t)
-	s, other := connect(t, server, "one", "two"), connect(t, server, "one")
+	other, s := connect(t, server, "one"), connect(t, server, "one", "two")
+	s.Send(`{"event":"pusher:unsubscribe","data":{"channel":"another"}}`)
 	s.Send(`{"event":"pusher:unsubscribe","data":{"channel":"one"}}`)
 	s.WantNoMessage() // also waits until the server has handled the message
 	if err := client.TriggerMulti([]string{"one", "two"}, "hit", "x"); err != nil {
@@ -110,8 +111,6 @@ func TestMessages(t *testing.T) {
 		{"data encoded twice", `{"event":"pusher:subscribe","data":"{\"channel\":\"a\"}"}`, "pusher_internal:subscription_succeeded", "{}"},
 		{"longest name", `{"event":"pusher:subscribe","data":{"channel":"` + long[1:] + `"}}`, "pusher_internal:subscription_succeeded", "{}"},
 		{"name too long", `{"event":"pusher:subscribe","data":{"channel":"` + long + `"}}`, "pusher:error", "Invalid channel name"},
-		{"no name", `{"event":"pusher:subscribe","data":{}}`, "pusher:error", "Invalid channel name"},
-		{"bad characters", `{"event":"pusher:subscribe","data":{"channel":"a b"}}`, "pusher:error", "Invalid channel name"},
 		{"subscribed twice", `{"event":"pusher:subscribe","data":{"channel":"here"}}`, "pusher:error", "Existing subscription to channel here"},
 		{"private", `{"event":"pusher:subscribe","data":{"channel":"private-a"}}`, "pusher:error", `"code":4009`},
 		{"presence", `{"event":"pusher:subscribe","data":{"channel":"presence-a"}}`, "pusher:error", `"code":4009`},
@@ -142,11 +141,6 @@ func TestSubscriptionsPerConnection(t *testing.T) {
 	if m := s.Next(); m.Event != "pusher:error" || !strings.Contains(string(m.Data), "100 channels") {
 		t.Errorf("the 101st subscription: received %s %s, want pusher:error", m.Event, m.Data)
 	}
-	s.Send(`{"event":"pusher:unsubscribe","data":{"channel":"c1"}}`)
-	s.Send(`{"event":"pusher:subscribe","data":{"channel":"more"}}`)
-	if m := s.Next(); m.Event != "pusher_internal:subscription_succeeded" {
-		t.Errorf("a subscription after an unsubscription: received %s %s, want subscription_succeeded", m.Event, m.Data)
-	}
 }
 
 func TestRefusedConnections(t *testing.T) {
@@ -157,7 +151,6 @@ func TestRefusedConnections(t *testing.T) {
 		text               string
 	}{
 		{"protocol 5", "/app/local?protocol=5", server.URL, 0, ""},
-		{"protocol 6", "/app/local?protocol=6", server.URL, 0, ""},
 		{"unknown key", "/app/other?protocol=7", "", 4001, "Did you forget to specify the cluster?"},
 		{"unreadable protocol", "/app/local?protocol=seven", "", 4006, "protocol=7"},
 		{"old protocol", "/app/local?protocol=4", "", 4007, "versions 5, 6 and 7"},
@@ -186,12 +179,10 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
-// The server logs the reason when it closes a connection, because the operator doesn't see what the page shows: at level
-// debug, because clients can repeat it.
+// The server logs why it closes a connection: at level debug, because clients can repeat it.
 func TestClosesAreLogged(t *testing.T) {
 	var log bytes.Buffer
-	handler := slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})
-	s := New(app.ID, app.Key, app.Secret, slog.New(handler))
+	s := New(app.ID, app.Key, app.Secret, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	server := httptest.NewServer(s)
 	defer server.Close()
 	socket.DialFrom(t, server.URL, path, "https://evil.example").CloseCode()
@@ -215,6 +206,7 @@ func TestAllowedOrigins(t *testing.T) {
 		{"http://[::1]:5001", "localhost:5000", "[::1]:5", true},
 		{"http://127.0.0.1:5001", "127.0.0.1:5000", "192.0.2.1:5", false},
 		{"http://127.0.0.1:5001", "app.example", "127.0.0.1:5", true}, // a tunnel may rewrite Origin
+		{"http://app.localhost:5001", "127.0.0.1:5000", "127.0.0.1:5", true},
 		{"http://127.0.0.1.evil.example", "127.0.0.1:5000", "127.0.0.1:5", false},
 		{"null", "127.0.0.1:5000", "127.0.0.1:5", false},
 		{"http://%zz", "127.0.0.1:5000", "127.0.0.1:5", false},
@@ -238,8 +230,8 @@ func TestHandshake(t *testing.T) {
 	}{
 		{"Connection: Upgrade", "Connection: keep-alive, Upgrade", 101}, // from Firefox
 		{"Upgrade: websocket\r\n", "", 426},
-		{"HTTP/1.1", "HTTP/1.0", 426}, // from nginx, by default
-		{"Connection: Upgrade\r\n", "", 400},
+		{"HTTP/1.1", "HTTP/1.0", 426},                     // from nginx, by default
+		{"Connection: Upgrade", "Connection: close", 426}, // from nginx, by default
 	} {
 		conn := dialTCP(t, server)
 		io.WriteString(conn, strings.Replace(handshakeOf(path), tt.old, tt.new, 1))
@@ -250,7 +242,6 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// The server reads frames that arrive together with the handshake.
 func TestFramesWithHandshake(t *testing.T) {
 	server, _ := start(t)
 	const subscribe = "\x81\xb3\x00\x00\x00\x00" + `{"event":"pusher:subscribe","data":{"channel":"a"}}`
@@ -301,20 +292,16 @@ func TestHTTPAPI(t *testing.T) {
 		status int
 		text   string
 	}{
-		{"good", func(c *call) {}, 200, "{}"},
 		{"nearly too old", func(c *call) { c.query.Set("auth_timestamp", in(-590*time.Second)) }, 200, "{}"},
-		{"one channel", func(c *call) { c.body = one }, 200, "{}"},
 		{"too old", func(c *call) { c.query.Set("auth_timestamp", in(-610*time.Second)) }, 401, "Timestamp expired: Given timestamp (2"},
 		{"too new", func(c *call) { c.query.Set("auth_timestamp", in(610*time.Second)) }, 401, "not within 600s of server time (2"},
 		{"wrong secret", func(c *call) { c.secret = "another" }, 401, "Invalid signature"},
 		{"wrong key", func(c *call) { c.query.Set("auth_key", "another") }, 400, "Unknown auth_key"},
 		{"wrong app", func(c *call) { c.path = "/apps/2/events" }, 404, "Unknown app"},
 		{"parameters whose order changes with =", func(c *call) { c.query.Set("a", "1"); c.query.Set("a!", "1") }, 200, "{}"},
-		{"unsigned", func(c *call) { c.after = func(c *call) { c.query.Del("auth_signature") } }, 401, "auth_signature is missing"},
 		{"changed body", func(c *call) { c.after = func(c *call) { c.body = body("f", `["a"]`, "x") } }, 401, "Invalid body_md5"},
 		{"added parameter", func(c *call) { c.after = func(c *call) { c.query.Set("info", "x") } }, 401, "Invalid signature"},
-		{"not JSON", func(c *call) { c.body = "hello" }, 400, "not the JSON of an event"},
-		{"data not a string", func(c *call) { c.body = `{"name":"e","channels":["a"],"data":{}}` }, 400, "cannot unmarshal object into Go struct field .event.data of type string"},
+		{"not JSON", func(c *call) { c.body = "hello" }, 400, "not valid JSON for an event"},
 		{"no data", func(c *call) { c.body = `{"name":"e","channels":["a"]}` }, 400, "no data"},
 		{"no name", func(c *call) { c.body = body("", `["a"]`, "x") }, 400, "name must have 1 to 200 characters"},
 		{"longest name", func(c *call) { c.body = body(strings.Repeat("柱", 200), `["a"]`, "x") }, 200, "{}"},
@@ -324,7 +311,6 @@ func TestHTTPAPI(t *testing.T) {
 		{"largest data", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10)) }, 200, "{}"},
 		{"data too large", func(c *call) { c.body = body("e", `["a"]`, strings.Repeat("x", 10<<10+1)) }, 413, "10240 bytes"},
 		{"huge body", func(c *call) { c.body = strings.Repeat("x", 1<<20+1) }, 413, "The body is over"},
-		{"bad socket_id", func(c *call) { c.body = `{"name":"e","channel":"a","data":"x","socket_id":"1"}` }, 400, "socket_id"},
 		{"batch", func(c *call) { c.path, c.body = "/apps/1/batch_events", `{"batch":`+repeat(one, 10)+`}` }, 200, "{}"},
 		{"batch with an invalid event", func(c *call) { c.path, c.body = "/apps/1/batch_events", `{"batch":[`+one+`,{}]}` }, 400, "name must have"},
 		{"batch of 11", func(c *call) { c.path, c.body = "/apps/1/batch_events", `{"batch":`+repeat(one, 11)+`}` }, 400, "1 to 10 events, not 11"},
@@ -370,8 +356,9 @@ func TestMalformedMessages(t *testing.T) {
 		{"continuation without a first fragment", "\x80\x80\x00\x00\x00\x00", 1002},
 		{"long ping", "\x89\xfe\x00\x7e\x00\x00\x00\x00" + many("x", 126), 1002},
 		{"close", "\x88\x82\x00\x00\x00\x00\x03\xe8", 1000},
+		{"close with a code that clients may not send", "\x88\x82\x00\x00\x00\x00\x03\xed", 1002},
 		{"a message after a close", "\x88\x82\x00\x00\x00\x00\x03\xe8\x81\x82\x00\x00\x00\x00{}", 1000},
-		{"too many pings", many("\x89\x80\x00\x00\x00\x00", 8000), 4100},
+		{"too many pongs", many("\x8a\x80\x00\x00\x00\x00", 8000), 4100},
 		{"too many empty fragments", "\x01\x80\x00\x00\x00\x00" + many("\x00\x80\x00\x00\x00\x00", 12_000), 4100},
 		{"disconnect within a message", "\x81\xfe\x10\x00\x00", 0},
 	}
@@ -396,27 +383,11 @@ func TestMalformedMessages(t *testing.T) {
 	}
 }
 
-// After an invalid frame, the connection stays open for a while, for the client's close frame.
-func TestConnectionLingersAfterInvalidFrame(t *testing.T) {
-	server, _ := start(t)
-	c := dialRaw(t, server)
-	c.write(0xf1, "reserved bits")
-	c.frame() // the close frame
-	start := time.Now()
-	rest, err := io.ReadAll(c.r)
-	if took := time.Since(start); len(rest) > 0 || err != nil || took < lingerTime/2 || took > closeTimeout {
-		t.Errorf("received %x, then %v, after %v; want EOF after %v", rest, err, took, lingerTime)
-	}
-}
-
 // All events of a sender arrive, in the order in which they were sent, even if several senders send at the same time.
 func TestOrder(t *testing.T) {
 	server, client := start(t)
 	const senders, events = 8, 50
-	var received []*socket.Client
-	for range 20 {
-		received = append(received, connect(t, server, "a"))
-	}
+	subscriber := connect(t, server, "a")
 	var sending sync.WaitGroup
 	for s := range senders {
 		sending.Go(func() {
@@ -427,17 +398,15 @@ func TestOrder(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
-	for _, subscriber := range received {
-		next := map[string]int{}
-		for range senders * events {
-			m := subscriber.Next()
-			if m.Text() != fmt.Sprint(next[m.Event]) {
-				t.Fatalf("sender %s: received event %s, want %d", m.Event, m.Text(), next[m.Event])
-			}
-			next[m.Event]++
+	next := map[string]int{}
+	for range senders * events {
+		m := subscriber.Next()
+		if m.Text() != fmt.Sprint(next[m.Event]) {
+			t.Fatalf("sender %s: received event %s, want %d", m.Event, m.Text(), next[m.Event])
 		}
+		next[m.Event]++
 	}
+	sending.Wait()
 }
 
 func TestClose(t *testing.T) {
