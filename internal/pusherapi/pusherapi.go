@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -17,17 +18,19 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/pusher/pusher-http-go/v5"
 )
 
 const (
 	callTimeout = 5 * time.Second // for connecting, sending, and reading the response
 	dialTimeout = 3 * time.Second // for resolving the host name and connecting
 	maxCalls    = 256             // connections to a host; further calls wait for a free one
-	maxResponse = 64 << 10        // bytes that are read of a response; the API's responses are much smaller
+	maxResponse = 64 << 10        // bytes to read from a response; the API's responses are much smaller
 )
 
-// NewClient returns a client for calls over a network. A call ends within 5 s. It fails if the status is not 2xx, and
-// never sends the event twice.
+// NewClient returns a client for calls over a network. A call ends within 5 s. It fails unless the server confirms that
+// it has accepted the event, and never sends the event twice.
 func NewClient() *http.Client {
 	return &http.Client{Transport: transport{newTransport()}}
 }
@@ -36,8 +39,8 @@ func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		// Offer HTTP/1.1 only. Over HTTP/2, all calls would share one connection, and after it died without an error, for
-		// example because a firewall forgot it, all of them would fail.
+		// Offer HTTP/1.1 only. Over HTTP/2, all calls would share one connection. If it died without an error, for
+		// example because a firewall dropped it, all of them would fail.
 		TLSClientConfig:     &tls.Config{NextProtos: []string{"http/1.1"}},
 		TLSHandshakeTimeout: callTimeout - dialTimeout, // so both fit into callTimeout
 		MaxConnsPerHost:     maxCalls,
@@ -54,7 +57,8 @@ func newTransport() *http.Transport {
 	}
 }
 
-// InProcess returns a client that calls handler directly. A call fails if the status is not 2xx.
+// InProcess returns a client that calls handler directly, without a network. A call fails unless handler confirms that
+// it has accepted the event.
 func InProcess(handler http.Handler) *http.Client {
 	return &http.Client{Transport: transport{inProcess{handler}}}
 }
@@ -67,7 +71,8 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// transport makes calls fail as NewClient describes, with a *callError for Explain.
+// transport makes calls fail as NewClient describes, with a *callError for Explain. It also judges the response, because
+// pusher-http-go reports only the text of an unexpected one.
 type transport struct{ next http.RoundTripper }
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -85,25 +90,19 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		defer resp.Body.Close()
 		body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	}
-	if err == nil && resp.StatusCode/100 == 2 {
+	if err == nil && resp.StatusCode/100 == 2 && json.Unmarshal(body, new(pusher.TriggerChannelsList)) == nil {
 		resp.Body = io.NopCloser(bytes.NewReader(body))
 		return resp, nil
 	}
 	call.error = err
-	if err != nil {
-		(&http.Client{Transport: t.next}).CloseIdleConnections() // they may be dead as well
-	} else {
-		call.read(resp, body)
+	if err == nil {
+		call.setResponse(resp, body)
 	}
 	if network, ok := t.next.(*http.Transport); ok {
-		variable := proxyVariable(r.URL.Scheme)
-		proxy, _ := network.Proxy(r)
-		if proxy != nil && (err != nil || r.URL.Scheme == "http") { // otherwise, the response came through a tunnel
-			call.proxy = variable
+		if err != nil {
+			network.CloseIdleConnections() // they may be dead as well
 		}
-		if !isProxy(os.Getenv(variable)) {
-			call.malformed = variable
-		}
+		call.noteProxy(network, r)
 	}
 	return nil, &call
 }
@@ -116,21 +115,36 @@ type callError struct {
 	proxy     string // the environment variable with the proxy through which the call went; "" if none
 	malformed string // the environment variable that should contain a proxy, but does not; "" if none
 
-	status int       // of the response; 0 if there was no complete response
-	date   time.Time // the Date header of the response; zero if there was none
-	body   string    // of the response, in lower case
-}
-
-// read makes e the error of a call whose response has a status other than 2xx.
-func (e *callError) read(resp *http.Response, body []byte) {
-	e.status, e.body = resp.StatusCode, strings.ToLower(string(body))
-	e.date, _ = http.ParseTime(resp.Header.Get("Date"))
-	// Some servers quote the request. Leave out its parameters, and whatever could be a key or a signature.
-	private := regexp.MustCompile(`(auth_[a-z]+|body_md5)(=|"\s*:\s*")[^&\s"\\]*&?|[[:xdigit:]]{20,}`)
-	e.error = fmt.Errorf("status %d: %.200q", resp.StatusCode, private.ReplaceAll(body, []byte("…")))
+	status int    // of the response; 0 if there was no complete response
+	body   string // of the response, in lower case
+	clock  string // of the server, such as ", which shows Mon, 02 Jan 2006 15:04:05 GMT"; "" if not known
 }
 
 func (e *callError) Unwrap() error { return e.error }
+
+// setResponse sets e to describe an unexpected response.
+func (e *callError) setResponse(resp *http.Response, body []byte) {
+	// Some servers quote the request. Leave out its parameters, and whatever could be a key or a signature.
+	private := regexp.MustCompile(`(auth_[a-z]+|body_md5)(=|"\s*:\s*")[^&\s"\\]*&?|[[:xdigit:]]{20,}`)
+	body = private.ReplaceAll(body, []byte("…"))
+	e.status, e.body = resp.StatusCode, strings.ToLower(string(body))
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		e.clock = ", which shows " + date.Format(http.TimeFormat)
+	}
+	e.error = fmt.Errorf("status %d: %.200q", resp.StatusCode, body)
+}
+
+// noteProxy notes the proxy through which the request r went, or could not go.
+func (e *callError) noteProxy(network *http.Transport, r *http.Request) {
+	variable, valid := proxyVariable(r.URL.Scheme)
+	proxy, _ := network.Proxy(r)
+	if proxy != nil && (e.status == 0 || r.URL.Scheme == "http") { // otherwise, the response came through a tunnel
+		e.proxy = variable
+	}
+	if !valid && !e.connected {
+		e.malformed = variable
+	}
+}
 
 // proxyError is the status with which a proxy refused a CONNECT request.
 type proxyError int
@@ -139,20 +153,17 @@ func (status proxyError) Error() string {
 	return fmt.Sprintf("the proxy refused CONNECT with status %d", int(status))
 }
 
-// proxyVariable returns the name of the environment variable with the proxy for a URL scheme, as net/http reads it.
-func proxyVariable(scheme string) string {
-	name := strings.ToUpper(scheme) + "_PROXY"
-	if lower := strings.ToLower(name); os.Getenv(name) == "" && os.Getenv(lower) != "" {
-		return lower
+// proxyVariable returns the name of the environment variable with the proxy for a URL scheme, as net/http reads it, and
+// whether its value is a URL or HOST:PORT. With any other value, net/http uses no proxy, or a wrong one.
+func proxyVariable(scheme string) (name string, valid bool) {
+	name = strings.ToUpper(scheme) + "_PROXY"
+	if os.Getenv(name) == "" {
+		name = strings.ToLower(name)
 	}
-	return name
-}
-
-// isProxy reports whether a value is a URL or HOST:PORT. From another value, net/http takes no proxy, or a wrong one.
-func isProxy(value string) bool {
+	value := os.Getenv(name)
 	if !strings.Contains(value, "://") {
 		value = "http://" + value
 	}
 	_, err := url.Parse(value)
-	return err == nil
+	return name, err == nil
 }
