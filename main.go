@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,16 +40,14 @@ const (
 var bundled embed.FS
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	if err := run(ctx, os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {
+	if err := run(context.Background(), os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "pusher-sample:", err)
 		os.Exit(1)
 	}
 }
 
-// run runs the program with the command line args, which begins with the program's name, and the environment environ.
-// Unless args contain a command or -h, it serves the page until ctx is done.
+// run runs the program. args is the command line, beginning with the program's name; environ is the environment.
+// Unless args contains a command or -h, run serves the page until ctx is done, or a signal arrives.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("pusher-sample", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -60,7 +59,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		err = flags.Parse(flags.Args()[1:]) // trigger -h
 	}
 	switch {
-	case errors.Is(err, flag.ErrHelp), command == "help":
+	case errors.Is(err, flag.ErrHelp):
 		_, err := io.WriteString(stdout, terminal.Usage)
 		return err
 	case err != nil:
@@ -73,19 +72,21 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	config, err := settings.Load(environ, ".")
-	for _, warning := range config.Warnings {
+	config, warnings, err := settings.Load(environ, ".")
+	for _, warning := range warnings {
 		log.Warn(warning)
 	}
 	if err != nil {
 		return err
 	}
-	config.Addr = cmp.Or(*addr, config.Addr)
 	a := newApp(config, *debugging, log)
 	if command == "trigger" {
 		return terminal.Trigger(a.pusher, config.Server, flags.Args(), channel, event, stdout)
 	}
-	return a.serve(ctx, args[0], stdout)
+	if err := checkChannel(config.Server, channel); err != nil {
+		return err
+	}
+	return a.serve(ctx, cmp.Or(*addr, config.Addr), args[0], stdout)
 }
 
 // app is the web app and contains everything that its handlers need.
@@ -98,34 +99,66 @@ type app struct {
 }
 
 // newApp returns an app that triggers events through the Channels server in config.
-func newApp(config settings.Settings, debug bool, log *slog.Logger) *app {
-	a := &app{settings: config, debug: debug, log: log}
+func newApp(config settings.Settings, debugging bool, log *slog.Logger) *app {
+	a := &app{settings: config, debug: debugging, log: log}
 	server, client := config.Server, pusherapi.NewClient()
 	if server.Embedded() {
 		a.channels = channels.New(server.AppID, server.Key, server.Secret, log)
 		client = pusherapi.InProcess(a.channels)
 	}
 	a.pusher = &pusher.Client{
-		AppID:      server.AppID,
-		Key:        server.Key,
-		Secret:     server.Secret,
-		Host:       server.Host,
-		Secure:     server.TLS,
-		HTTPClient: client,
+		AppID: server.AppID, Key: server.Key, Secret: server.Secret,
+		Host: server.Host, Secure: server.TLS, HTTPClient: client,
 	}
 	return a
+}
+
+// serve serves the app on the address addr until ctx is done, or a signal arrives. The argument program is the
+// program's name on the command line.
+func (a *app) serve(ctx context.Context, addr, program string, stdout io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	embedded := a.settings.Server.Embedded()
+	if embedded {
+		defer a.channels.Close()
+	}
+	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {
+		debug.SetMemoryLimit(400 << 20) // bytes; small machines have 512 MB
+		if !embedded {
+			debug.SetGCPercent(400) // a tenth more clicks per second than with 100; the heap is small
+		}
+	}
+	listener, err := web.Listen(addr)
+	if err != nil {
+		return err
+	}
+	at := listener.Addr().(*net.TCPAddr)
+	handler, err := a.handler(at)
+	if err != nil {
+		return err
+	}
+	terminal.Ready(a.settings, at, program, channel, event, a.log, stdout)
+	return web.Serve(ctx, listener, handler, a.log)
+}
+
+// checkChannel returns an error if pages can't subscribe to a channel of the server.
+func checkChannel(server settings.Server, name string) error {
+	if !server.Embedded() || channels.IsPublic(name) {
+		return nil
+	}
+	return fmt.Errorf("the embedded Channels server supports public channels only, so pages can't subscribe to %s: set "+
+		"PUSHER_URL, fill in app.cfg, or rename the channel in main.go", name)
 }
 
 // page is the data for templates/index.html.
 type page struct {
 	Channel, Event, Key string
-	Cluster             string // Pusher cluster, if any
-	Socket              string // WebSocket URL of a self-hosted server, if any
+	Cluster, Socket     string // see settings.Server
 	Debug               bool   // whether the Channels client logs to the browser's console
 	Notice              string // warning to show, if any
 }
 
-// handler returns the handler for all requests to the address at.
+// handler returns the handler for all requests. The argument at is the address on which the server listens.
 func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 	server, proxies := a.settings.Server, a.settings.Proxies
 	p := page{
@@ -137,9 +170,13 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 			"connected to other dynos. Set PUSHER_URL to send all events through Pusher."
 		a.log.Warn(p.Notice)
 	}
-	files, err := web.Files(bundled, a.debug)
-	if err != nil {
-		return nil, err
+	var files fs.FS = bundled
+	if a.debug {
+		folder, err := os.OpenRoot(".") // symbolic links can't lead out of it
+		if err != nil {
+			return nil, err
+		}
+		files = folder.FS()
 	}
 	index, err := web.Page(files, p, a.debug)
 	if err != nil {
@@ -151,15 +188,11 @@ func (a *app) handler(at *net.TCPAddr) (http.Handler, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	limit := web.RateLimit(a.settings.RateLimit, proxies, a.log)
 	mux.Handle("POST /pusher", limit(a.servePush))
-	if a.channels != nil {
+	if server.Embedded() {
 		mux.Handle("/app/", a.channels)
 		mux.Handle("/apps/", a.channels)
 	}
-	local := "" // the page's URL, if only this machine can open it
-	if at.IP.IsLoopback() && proxies == 0 {
-		local = terminal.PageURL(at)
-	}
-	return web.Protect(mux, server.ConnectOrigins(), proxies, local, a.log), nil
+	return web.Protect(mux, web.ConnectSources(server.SocketURL, server.Cluster), proxies, at, a.log), nil
 }
 
 // servePush handles a click. It triggers the event even if the browser disconnects, because the event is also for the
@@ -177,44 +210,7 @@ func (a *app) respond(w http.ResponseWriter, err error) {
 		io.WriteString(w, "ok")
 		return
 	}
-	status, text := pusherapi.Explain(err, server.Name)
-	a.log.Warn("click failed", "status", status, "server", cmp.Or(server.Host, "embedded server"), "reason", text,
-		"error", pusherapi.Cause(err))
+	status, text, cause := pusherapi.Explain(err, server.Name)
+	a.log.Warn("click failed", "status", status, "host", server.Host, "reason", text, "error", cause)
 	http.Error(w, text, status)
-}
-
-// checkChannel returns an error if pages can't subscribe to a channel of the embedded server.
-func checkChannel(name string) error {
-	if channels.IsPublic(name) {
-		return nil
-	}
-	return fmt.Errorf("the embedded Channels server has public channels only, so pages can't subscribe to %s: set "+
-		"PUSHER_URL, fill in app.cfg, or rename the channel in main.go", name)
-}
-
-// serve serves the app until ctx is done. The argument program is the program's name on the command line.
-func (a *app) serve(ctx context.Context, program string, stdout io.Writer) error {
-	if a.channels != nil {
-		defer a.channels.Close()
-		if err := checkChannel(channel); err != nil {
-			return err
-		}
-	}
-	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {
-		debug.SetMemoryLimit(400 << 20) // bytes; small machines have 512 MB
-		if a.channels == nil {
-			debug.SetGCPercent(400) // a tenth more clicks per second than with 100; the heap is small
-		}
-	}
-	listener, err := terminal.Listen(a.settings.Addr)
-	if err != nil {
-		return err
-	}
-	at := listener.Addr().(*net.TCPAddr)
-	handler, err := a.handler(at)
-	if err != nil {
-		return err
-	}
-	terminal.Ready(a.settings, at, program, channel, event, a.log, stdout)
-	return web.Serve(ctx, listener, handler, a.log)
 }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -15,59 +14,47 @@ import (
 const maxClients = 1 << 14 // clients in RateLimit, about 200 bytes each; one more resets them all
 
 // RateLimit returns a function that wraps handlers. All these handlers together accept perSecond requests per second
-// from one client, in bursts of up to ten times as many (at least one), and reject further requests with 429. From all
-// clients together, they accept 20 times as many, and respond with 503 to further ones. If perSecond is 0, there are no
-// limits. For proxies, see Client.
+// from one client, in bursts of up to ten times as many (at least one), and 20 times as many from all clients together.
+// They reject further requests with 429. If perSecond is 0, there are no limits. For proxies, see clientOf.
 func RateLimit(perSecond float64, proxies int, log *slog.Logger) func(http.HandlerFunc) http.Handler {
-	if perSecond == 0 {
-		return func(next http.HandlerFunc) http.Handler { return next }
+	newLimiter := func(times float64) *rate.Limiter {
+		return rate.NewLimiter(rate.Limit(times*perSecond), int(times*math.Ceil(10*perSecond)))
 	}
-	newLimiter := func(times int) *rate.Limiter {
-		return rate.NewLimiter(rate.Limit(float64(times)*perSecond), times*int(math.Ceil(10*perSecond)))
-	}
-	everyone := newLimiter(20)
 	var mu sync.Mutex
-	limiters := make(map[netip.Prefix]*rate.Limiter)
-	limiterOf := func(client netip.Prefix) *rate.Limiter {
+	clients, everyone := make(map[netip.Prefix]*rate.Limiter), newLimiter(20)
+	allow := func(client netip.Prefix) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		if limiters[client] == nil {
-			if len(limiters) == maxClients {
-				clear(limiters)
+		if clients[client] == nil {
+			if len(clients) == maxClients {
+				clear(clients)
 			}
-			limiters[client] = newLimiter(1)
+			clients[client] = newLimiter(1)
 		}
-		return limiters[client]
+		return clients[client].Allow() && everyone.Allow()
 	}
 	return func(next http.HandlerFunc) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			client := Client(r, proxies)
-			reject := func(status int, exceeded *rate.Limiter, who string) {
-				log.Debug("click rejected", "status", status, "client", client)
-				w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(1/float64(exceeded.Limit())))))
-				http.Error(w, "Too many clicks from "+who+". Wait a moment, then click again.", status)
+			if client := clientOf(r, proxies); perSecond > 0 && !allow(client) {
+				log.Debug("click rejected", "client", client)
+				http.Error(w, "Too many clicks from your address, or from all visitors together. Wait a moment, "+
+					"then click again.", http.StatusTooManyRequests)
+				return
 			}
-			switch own := limiterOf(client); {
-			case !own.Allow():
-				reject(http.StatusTooManyRequests, own, "your address")
-			case !everyone.Allow():
-				reject(http.StatusServiceUnavailable, everyone, "all visitors")
-			default:
-				next(w, r)
-			}
+			next(w, r)
 		})
 	}
 }
 
-// Client identifies the client of a request by its IPv4 address, or by the /56 network of its IPv6 address, because
-// providers assign a whole network to one customer (RFC 6177). Behind n proxies, the address is the nth from the end of
-// all X-Forwarded-For lines together, with or without a port: each proxy adds one, and clients can forge those before
-// it. If that entry is not an address, the connection's address counts.
-func Client(r *http.Request, proxies int) netip.Prefix {
+// clientOf identifies the client of a request by its IPv4 address, or by the /56 network of its IPv6 address, because
+// providers assign a whole network to one customer (RFC 6177). Behind n proxies, the address is the nth entry from the
+// end of all X-Forwarded-For lines together, with or without a port: each proxy appends an entry, and clients can forge
+// earlier ones. If the nth entry is not an address, clientOf uses the connection's address.
+func clientOf(r *http.Request, proxies int) netip.Prefix {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	ip := peer.Addr()
-	if lines := r.Header["X-Forwarded-For"]; proxies > 0 && len(lines) > 0 {
-		entries := strings.Split(strings.Join(lines, ","), ",")
+	if proxies > 0 {
+		entries := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 		entry := strings.TrimSpace(entries[max(0, len(entries)-proxies)])
 		if withPort, err := netip.ParseAddrPort(entry); err == nil {
 			ip = withPort.Addr()
