@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,28 +30,19 @@ import (
 // /usr/bin would keep a killed run from ending the browser.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
-var (
-	browsersMu   sync.Mutex // tests that run in parallel may start browsers
-	stopBrowsers []func()
-)
+// browsers is the parent of all browsers' contexts.
+var browsers, stopBrowsers = context.WithCancel(context.Background())
 
 // launch starts Chromium with an additional flag. It trusts the tests' certificate.
 func launch(flag chromedp.ExecAllocatorOption) (context.Context, error) {
-	certificate, err := pushertest.Certificate()
-	if err != nil {
-		return nil, err
-	}
-	pin := sha256.Sum256(certificate.Leaf.RawSubjectPublicKeyInfo)
+	pin := sha256.Sum256(pushertest.Certificate().Leaf.RawSubjectPublicKeyInfo)
 	options := append(chromedp.DefaultExecAllocatorOptions[:], flag,
 		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(pin[:])))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // Chromium refuses to run as root with the sandbox
 	}
-	allocator, end := chromedp.NewExecAllocator(context.Background(), options...)
+	allocator, _ := chromedp.NewExecAllocator(browsers, options...)
 	ctx, _ := chromedp.NewContext(allocator)
-	browsersMu.Lock()
-	stopBrowsers = append(stopBrowsers, func() { chromedp.Cancel(ctx); end() })
-	browsersMu.Unlock()
 	return ctx, chromedp.Do(ctx)
 }
 
@@ -63,12 +52,11 @@ var (
 	hiding = sync.OnceValues(func() (context.Context, error) { return launch(throttled) })
 )
 
-// light makes launch start the headless shell if it is installed. The name evil.example is this machine.
+// light makes launch start the headless shell if it is installed.
 func light(a *chromedp.ExecAllocator) {
 	if _, err := exec.LookPath(headlessShell); err == nil {
 		chromedp.ExecPath(headlessShell)(a)
 	}
-	chromedp.Flag("host-resolver-rules", "MAP evil.example 127.0.0.1")(a)
 }
 
 // throttled makes launch slow down timers in hidden tabs, as browsers do.
@@ -78,24 +66,20 @@ func throttled(a *chromedp.ExecAllocator) {
 }
 
 // cdn is how the CDN of pusher-js responds in a tab.
-type cdn int
+type cdn string
 
 const (
-	served       cdn = iota // with the real pusher-js, from npm
-	tampered                // with a changed pusher-js
-	blocked                 // with an error, immediately
-	unresponsive            // never
+	served       cdn = "pusher-js" // the real one, from npm
+	tampered     cdn = "changed pusher-js"
+	blocked      cdn = "fallback" // because of an error
+	unresponsive cdn = "unresponsive CDN"
 )
-
-func (c cdn) String() string {
-	return [...]string{"pusher-js", "tampered", "fallback", "CDN unresponsive"}[c]
-}
 
 // eachClient runs a subtest with each of the page's two Channels clients, in parallel.
 func eachClient(t *testing.T, test func(t *testing.T, cdn cdn)) {
 	t.Parallel()
 	for _, cdn := range []cdn{served, blocked} {
-		t.Run(cdn.String(), func(t *testing.T) {
+		t.Run(string(cdn), func(t *testing.T) {
 			t.Parallel()
 			test(t, cdn)
 		})
@@ -106,6 +90,7 @@ func eachClient(t *testing.T, test func(t *testing.T, cdn cdn)) {
 type tab struct {
 	t      testing.TB
 	ctx    context.Context
+	client string      // that the page uses: pusher-js or fallback
 	alerts chan string // messages of the alerts shown; each is closed immediately
 	wanted int         // how many alerts the test has waited for since open
 
@@ -113,8 +98,7 @@ type tab struct {
 
 	mu      sync.Mutex
 	console []string // exceptions, console lines, failed requests, policy violations
-	thrown  string   // the first uncaught exception
-	failed  string   // the first failed request to the page's own server
+	problem string   // the first uncaught exception, or file of the page that could not be loaded
 }
 
 // newTab opens an empty tab.
@@ -126,25 +110,21 @@ func newTabIn(t testing.TB, launch func() (context.Context, error), library cdn)
 	if testing.Short() {
 		t.Skip("needs a browser; skipped with -short")
 	}
-	skipIfBroken(t)
 	browser, err := launch()
 	if err != nil {
-		skip(t, chromium, err)
+		skip(t, "Chromium (Debian package chromium)", err)
 	}
-	var body string
-	if library == served || library == tampered {
-		body = npmFile(t, "pusher-js/dist/web/pusher.min.js")
-	}
-	if library == tampered {
-		body += "\n"
+	body, client := "tampered", "fallback"
+	if library == served {
+		body, client = npmFile(t, "pusher-js/dist/web/pusher.min.js"), "pusher-js"
 	}
 	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
-	p := &tab{t: t, ctx: ctx, alerts: make(chan string, 100)}
+	p := &tab{t: t, ctx: ctx, client: client, alerts: make(chan string, 100)}
 	t.Cleanup(func() {
 		p.check()
 		cancel()
 	})
-	if err := chromedp.Do(ctx); err != nil { // not p.do, because the tab ends with the context of the first call
+	if err := chromedp.Do(ctx); err != nil { // not perform, because the tab ends with the context of the first call
 		t.Fatal(err)
 	}
 	go p.watch()
@@ -181,24 +161,18 @@ func newTabIn(t testing.TB, launch func() (context.Context, error), library cdn)
 	return p
 }
 
-// openPage opens a page in a new tab and waits until it is connected, with the client that cdn makes it use.
+// openPage opens a page in a new tab and waits until it is connected.
 func openPage(t testing.TB, library cdn, url string) *tab {
 	t.Helper()
 	p := newTab(t, library)
 	if library == unresponsive {
 		p.shorten(map[int]int{load: 500})
 	}
-	p.open(url, "connected")
-	client := "fallback"
-	if library == served {
-		client = "pusher-js"
-	}
-	p.await(fmt.Sprintf("document.body.dataset.client === %q", client))
-	return p
+	return p.open(url, "connected")
 }
 
-// check checks, at the end of a test, that the page has thrown no exception, and that it has alerted as many events as
-// it counts: those for which the test has waited, and not one more.
+// check checks, at the end of a test, that the page has thrown no exception, that each event that it counts had an
+// alert unless too many arrived at once, and that the test has waited for all of these alerts.
 func (p *tab) check() {
 	if p.t.Failed() || p.t.Skipped() {
 		return
@@ -207,21 +181,17 @@ func (p *tab) check() {
 	if shown := p.wanted + len(p.alerts); shown != p.wanted || shown != events-skipped {
 		p.t.Errorf("%d events, of which %d had no alert: %d alerts, want %d", events, skipped, shown, p.wanted)
 	}
-	if thrown := p.threw(); thrown != "" {
-		p.t.Errorf("the page threw an exception\n%s", p.report())
+	if p.failed() != "" {
+		p.t.Error(p.report())
 	}
 }
 
 // events returns how many events the page has counted, and how many of them had no alert.
 func (p *tab) events() (events, skipped int) {
 	p.t.Helper()
-	trace := evaluate[string](p, "document.getElementById('trace')?.textContent ?? ''")
-	for pattern, n := range map[string]*int{`Crashes: (\d+)`: &events, `(\d+) had no alert`: &skipped} {
-		if m := regexp.MustCompile(pattern).FindStringSubmatch(trace); m != nil {
-			*n, _ = strconv.Atoi(m[1])
-		}
-	}
-	return events, skipped
+	counts := evaluate[[]int](p, `[/Crashes: (\d+)/, /(\d+) had no alert/].map((pattern) =>
+		Number(document.getElementById('trace')?.textContent.match(pattern)?.[1] ?? 0))`)
+	return counts[0], counts[1]
 }
 
 // watch records what the page logs, and what the browser logs about the page.
@@ -233,28 +203,18 @@ func (p *tab) watch() {
 		line := fmt.Sprintf("%s: %s (%s, line %d)", m.Type, strings.TrimSpace(m.Text), m.URL, m.Line+1)
 		p.mu.Lock()
 		p.console = append(p.console, line)
-		if m.IsException() {
-			p.thrown = cmp.Or(p.thrown, line)
-		}
-		if m.Source != "" && m.Type == chromedp.ConsoleError && !strings.Contains(line, "https://js.pusher.com/") {
-			p.failed = cmp.Or(p.failed, line)
+		if m.IsException() || strings.HasPrefix(m.Text, "Failed to load") && strings.Contains(m.URL, "/static/") {
+			p.problem = cmp.Or(p.problem, line)
 		}
 		p.mu.Unlock()
 	}
 }
 
-// threw returns the page's first uncaught exception, or "".
-func (p *tab) threw() string {
+// failed returns the page's first problem, or "".
+func (p *tab) failed() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.thrown
-}
-
-// didNotLoad returns the first exception, or the first file of the page that could not be loaded.
-func (p *tab) didNotLoad() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return cmp.Or(p.thrown, p.failed)
+	return p.problem
 }
 
 // report returns the page's address, its text and its console.
@@ -277,54 +237,47 @@ func (p *tab) fatal(format string, args ...any) {
 	p.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), p.report())
 }
 
+// perform returns the result of an action in the tab.
+func perform[T any](p *tab, action chromedp.Action[T]) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
+	defer cancel()
+	result, err := chromedp.Run(ctx, action)
+	if err != nil {
+		p.fatal("%v", err)
+	}
+	return result
+}
+
 // call calls a command of the DevTools protocol.
 func call[P, R any](p *tab, command cdp.Command[P, R], params P) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
-	defer cancel()
-	if _, err := chromedp.Call(ctx, command, params); err != nil {
-		p.fatal("%s: %v", command.Method, err)
-	}
-}
-
-// do runs steps in the tab.
-func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
-	defer cancel()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		p.fatal("%v", err)
-	}
+	perform(p, func(ctx context.Context, _ *chromedp.Target) (R, error) { return chromedp.Call(ctx, command, params) })
 }
 
 // js runs a script in the page.
 func (p *tab) js(script string) {
 	p.t.Helper()
-	p.do(chromedp.Evaluate[chromedp.Void](script + "\n;undefined"))
+	perform(p, chromedp.Evaluate[chromedp.Void](script+"\n;undefined"))
 }
 
 // evaluate returns the value of an expression in the page, or what a promise resolves to.
 func evaluate[T any](p *tab, expression string) T {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
-	defer cancel()
-	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
-	if err != nil {
-		p.fatal("%s: %v", expression, err)
-	}
-	return value
+	return perform(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
 // beforeLoad makes pages run a script before their own. It must not throw in about:blank.
-func (p *tab) beforeLoad(script string) {
+func (p *tab) beforeLoad(script string) *tab {
 	p.t.Helper()
 	call(p, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: script})
+	return p
 }
 
 // edit changes the document after it was parsed, before the page's scripts run.
-func (p *tab) edit(script string) {
+func (p *tab) edit(script string) *tab {
 	p.t.Helper()
-	p.beforeLoad("document.addEventListener('readystatechange', () => { " + script + " }, { once: true });")
+	return p.beforeLoad("document.addEventListener('readystatechange', () => { " + script + " }, { once: true });")
 }
 
 // The page's timers, in milliseconds.
@@ -333,14 +286,14 @@ const (
 	pong      = 12_000
 	load      = 3_000 // of pusher-js
 	attempt   = 3_000 // to connect
-	eventPart = 500   // an eighth of the wait for a click's event
+	eventPart = 750   // an eighth of the wait for a click's event
 	request   = 15_000
 	never     = 1_000_000
 )
 
 // shorten changes how long the page's timers take, from and to a number of milliseconds. For the page, time passes ten
 // times as fast, and nothing is random. The test fails if the page doesn't use one of the timers.
-func (p *tab) shorten(times map[int]int) {
+func (p *tab) shorten(times map[int]int) *tab {
 	p.t.Helper()
 	list, _ := json.Marshal(times)
 	p.beforeLoad(fmt.Sprintf(`{
@@ -362,13 +315,15 @@ func (p *tab) shorten(times map[int]int) {
 			}
 		}
 	})
+	return p
 }
 
 // prefer sets a media feature, such as the preferred color scheme.
-func (p *tab) prefer(feature, value string) {
+func (p *tab) prefer(feature, value string) *tab {
 	p.t.Helper()
 	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: feature, Value: value}}})
+	return p
 }
 
 // navigate opens a page, without waiting for all resources, because an unresponsive CDN sends nothing.
@@ -379,45 +334,41 @@ func (p *tab) navigate(url string) {
 }
 
 // open opens a page and waits until it is in the given state.
-func (p *tab) open(url, state string) {
+func (p *tab) open(url, state string) *tab {
 	p.t.Helper()
 	p.navigate(url)
-	p.waitFor(p.didNotLoad, "the page's scripts", p.is("document.body?.dataset.state !== undefined"))
 	p.awaitState(state)
-}
-
-// is returns a function that reports whether a JavaScript expression is true in the page.
-func (p *tab) is(expression string) func() bool {
-	return func() bool {
-		ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
-		defer cancel()
-		// Errors are expected while the tab loads another page.
-		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression))
-		return err == nil && is
+	if client := evaluate[string](p, "document.body.dataset.client ?? ''"); state == "connected" && client != p.client {
+		p.fatal("the page uses %q, want %s", client, p.client)
 	}
-}
-
-// waitFor waits until done returns true. It fails if problem returns text.
-func (p *tab) waitFor(problem func() string, what string, done func() bool) {
-	p.t.Helper()
-	for end := time.Now().Add(pushertest.Timeout); ; time.Sleep(10 * time.Millisecond) {
-		seen := problem() // first, so that a problem counts only if it isn't done
-		if done() {
-			return
-		}
-		if seen != "" {
-			p.fatal("%s", seen)
-		}
-		if time.Now().After(end) {
-			p.fatal("timed out waiting for %s", what)
-		}
-	}
+	return p
 }
 
 // await waits until a JavaScript expression is true in the page. It fails if the page throws an uncaught exception.
 func (p *tab) await(expression string) {
 	p.t.Helper()
-	p.waitFor(p.threw, expression, p.is(expression))
+	p.waitFor(expression, func() bool {
+		ctx, cancel := context.WithTimeout(p.ctx, pushertest.Timeout)
+		defer cancel()
+		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expression))
+		return err == nil && is // errors are expected while the tab loads another page
+	})
+}
+
+// waitFor waits until done returns true. It fails if the page throws an uncaught exception.
+func (p *tab) waitFor(what string, done func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(pushertest.Timeout); ; time.Sleep(10 * time.Millisecond) {
+		problem := p.failed() // first, so that a problem counts only if it isn't done
+		switch {
+		case done():
+			return
+		case problem != "":
+			p.fatal("waiting for %s: %s", what, problem)
+		case time.Now().After(end):
+			p.fatal("timed out waiting for %s", what)
+		}
+	}
 }
 
 // awaitState waits until the page is in the given state. connection.js lists the states.
@@ -438,12 +389,12 @@ func (p *tab) click() {
 	p.js("document.querySelector('.push').click()")
 }
 
-// wantAlert waits for one alert, which must show the message that the app sends.
-func (p *tab) wantAlert() {
+// wantAlert waits for one alert, which must show the message that the app sends, or another one if given.
+func (p *tab) wantAlert(other ...string) {
 	p.t.Helper()
-	p.waitFor(p.threw, "an alert", func() bool { return len(p.alerts) > 0 })
+	p.waitFor("an alert", func() bool { return len(p.alerts) > 0 })
 	p.wanted++
-	if got, want := <-p.alerts, sampleEvent(p.t).message; got != want {
+	if got, want := <-p.alerts, append(other, message)[0]; got != want {
 		p.t.Errorf("alert %q, want %q", got, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,11 +20,12 @@ import (
 	"github.com/pusher/pusher-http-go/v5"
 )
 
-// Each click in one of two tabs shows one alert in each of them.
+// Each click in one of two tabs shows one alert in each of them. The page uses the fallback if pusher-js does not load,
+// or was changed.
 func TestBothTabsAlert(t *testing.T) {
 	t.Parallel()
-	for _, cdn := range []cdn{served, blocked, unresponsive} {
-		t.Run(cdn.String(), func(t *testing.T) {
+	for _, cdn := range []cdn{served, tampered, blocked, unresponsive} {
+		t.Run(string(cdn), func(t *testing.T) {
 			t.Parallel()
 			app := start(t, "RATE_LIMIT=0")
 			one := openPage(t, cdn, app.url)
@@ -33,25 +35,16 @@ func TestBothTabsAlert(t *testing.T) {
 	}
 }
 
-// The browser does not run a pusher-js that was changed, so the page uses the fallback.
-func TestTamperedLibraryIsNotRun(t *testing.T) {
-	t.Parallel()
-	openPage(t, tampered, start(t).url)
-}
-
 // The button works with the keyboard alone.
 func TestKeyboard(t *testing.T) {
 	t.Parallel()
 	p := openPage(t, blocked, start(t).url)
-	for range 10 { // there may be other elements before the button
-		p.do(chromedp.KeyEvent("\t"))
-		if evaluate[bool](p, "document.activeElement.matches('.push')") {
-			break
-		}
+	for n := 0; n < 10 && !evaluate[bool](p, "document.activeElement.matches('.push')"); n++ {
+		perform(p, chromedp.KeyEvent("\t"))
 	}
 	for _, key := range []string{"\r", " "} {
 		p.await("document.activeElement.matches('.push:focus-visible')")
-		p.do(chromedp.KeyEvent(key))
+		perform(p, chromedp.KeyEvent(key))
 		p.wantAlert()
 	}
 }
@@ -64,8 +57,7 @@ func TestAccessibility(t *testing.T) {
 	working := start(t, "DYNO=web.1")
 	refused := start(t, "PUSHER_URL="+strings.Replace(upstream.PusherURL, "testkey", "otherkey", 1))
 	for _, scheme := range []string{"light", "dark"} {
-		p := newTab(t, blocked)
-		p.prefer("prefers-color-scheme", scheme)
+		p := newTab(t, blocked).prefer("prefers-color-scheme", scheme)
 		check := func() {
 			t.Helper()
 			p.js(axe)
@@ -87,47 +79,43 @@ func TestAccessibility(t *testing.T) {
 	}
 }
 
-// awaitRest waits until all kaomoji are back on their buttons, or fly back.
+// awaitRest waits until all kaomoji are back on their buttons, or are flying back.
 func (p *tab) awaitRest() {
 	p.t.Helper()
 	p.await("!document.querySelector('[data-phase]')")
 }
 
-// The alert follows the click within 200 ms, after a crash that is visible for at least one frame, also with reduced
+// The alert follows the click within 300 ms, after a crash that is visible for at least one frame, also with reduced
 // motion. It stays visible for about a second.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	app := start(t, "RATE_LIMIT=0")
 	for _, motion := range []string{"no-preference", "reduce"} {
-		t.Run(motion, func(t *testing.T) {
-			p := newTab(t, blocked)
-			p.prefer("prefers-reduced-motion", motion)
-			p.open(app.url, "connected")
-			p.js(`const button = document.querySelector('.push');
-				const kaomoji = getComputedStyle(button.querySelector('span'), '::before');
-				const visible = () => button.dataset.phase === 'hit' && kaomoji.visibility === 'visible';
-				window.crash = () => new Promise((resolve) => {
-					const clicked = performance.now();
-					let before = 0, alerted;
-					window.alert = () => { alerted = performance.now(); };
-					const look = () => {
-						if (visible() && !alerted) before++;
-						if (!visible() && alerted) return resolve([alerted - clicked, before, performance.now() - alerted]);
-						requestAnimationFrame(look);
-					};
-					button.click();
-					look();
-				})`)
-			var took []float64
-			for range 10 { // a busy machine may delay some alerts, but not ten
-				took = evaluate[[]float64](p, "crash()")
-				p.wanted++ // shown by the function above
-				if took[0] <= 200 && took[1] >= 1 && took[2] >= 800 {
-					return
-				}
+		app := start(t, "RATE_LIMIT=0")
+		p := newTab(t, blocked).prefer("prefers-reduced-motion", motion).open(app.url, "connected")
+		p.js(`const button = document.querySelector('.push');
+			const kaomoji = getComputedStyle(button.querySelector('span'), '::before');
+			const visible = () => button.dataset.phase === 'hit' && kaomoji.visibility === 'visible';
+			window.crash = () => new Promise((resolve) => {
+				const clicked = performance.now();
+				let frames = 0, alerted;
+				window.alert = () => { alerted = performance.now(); };
+				const look = () => {
+					if (visible() && !alerted) frames++;
+					if (!visible() && alerted) return resolve([alerted - clicked, frames, performance.now() - alerted]);
+					requestAnimationFrame(look);
+				};
+				button.click();
+				look();
+			})`)
+		for try := 1; ; try++ { // a busy machine may delay some alerts, but not ten
+			took := evaluate[[]float64](p, "crash()")
+			p.wanted++ // shown by the function above
+			if took[0] <= 300 && took[1] >= 1 && took[2] >= 800 {
+				break
+			} else if try == 10 {
+				t.Fatalf("%s: alerted after %.0f ms and %.0f frames, visible for %.0f ms more", motion, took[0], took[1], took[2])
 			}
-			t.Errorf("alerted after %.0f ms and %.0f frames, visible for %.0f ms more", took[0], took[1], took[2])
-		})
+		}
 	}
 }
 
@@ -137,39 +125,43 @@ func TestHiddenPage(t *testing.T) {
 	t.Parallel()
 	app := start(t, "RATE_LIMIT=0")
 	for _, cdn := range []cdn{served, blocked} {
-		t.Run(cdn.String(), func(t *testing.T) {
+		t.Run(string(cdn), func(t *testing.T) {
 			w := newWire(t, app.address())
-			p := newTabIn(t, hiding, cdn)
-			p.shorten(map[int]int{activity: never, pong: 300})
-			p.open(w.url, "connected")
-			p.recordStates()
+			p := newTabIn(t, hiding, cdn).shorten(map[int]int{activity: never, pong: 300}).open(w.url, "connected")
 			front, cancel := chromedp.NewContext(p.ctx, chromedp.WithNewWindow(false))
 			defer cancel()
 			if err := chromedp.Do(front, chromedp.Navigate("about:blank")); err != nil {
 				t.Fatal(err)
 			}
 			p.await("document.hidden")
-			began := time.Now()
-			for range 5 {
-				app.click()
-				p.wantAlert()
+			took := 5 * time.Second // with timers, each alert would take a second or more
+			for try := 0; took > 4*time.Second; try++ {
+				if try == 3 { // a busy machine is slow, too, but not always
+					t.Fatalf("5 alerts took %v", took)
+				}
+				began := time.Now()
+				for range 5 {
+					app.click()
+					p.wantAlert()
+				}
+				took = time.Since(began)
 			}
-			if took := time.Since(began); took > 4*time.Second { // with timers, each alert would take a second or more
-				t.Errorf("5 alerts took %v", took)
-			}
-			w.silence()
-			call(p, page.BringToFront, cdp.Empty{})
-			p.awaitReconnect()
+			w.breakConnections(p, func() { call(p, page.BringToFront, cdp.Empty{}) })
 		})
 	}
 }
 
-// While an alert is open, up to ten more wait; the page only counts the rest. It ignores events without a message.
+// While an alert is open, up to ten more wait; the page only counts the rest. Alerts appear in the order
+// of their events. The page ignores events without a message.
 func TestEventsDuringAlert(t *testing.T) {
 	eachClient(t, func(t *testing.T, cdn cdn) {
 		upstream, app := startWithUpstream(t, "RATE_LIMIT=0")
 		p := newTab(t, cdn)
-		for try := 1; ; try++ {
+		skipped := 0
+		for try := 0; skipped != 40; try++ {
+			if try == 3 { // on a busy machine, some events arrive after the next alert
+				t.Fatalf("%d of 50 events had no alert, want 40", skipped)
+			}
 			p.open(app.url, "connected")
 			p.keepOpen.Lock()
 			app.click()
@@ -179,22 +171,20 @@ func TestEventsDuringAlert(t *testing.T) {
 			}
 			p.keepOpen.Unlock()
 			p.awaitText("trace", "Crashes: 51,")
-			_, skipped := p.events()
+			_, skipped = p.events()
 			for range 50 - skipped {
 				p.wantAlert()
 			}
-			if skipped == 40 {
-				break
-			}
-			if try == 3 { // on a busy machine, some events arrive after the next alert
-				t.Fatalf("%d of 50 events had no alert, want 40", skipped)
-			}
 		}
 		for _, data := range []string{"", "null", "text", "[]", `{"message":1}`, `{"message":null}`, `{"message":["x"]}`} {
-			trigger(t, upstream, sampleEvent(t).name, data)
+			trigger(t, upstream, event, data)
 		}
-		app.click()
-		p.wantAlert()
+		for n := range 3 {
+			trigger(t, upstream, event, fmt.Sprintf(`{"message":"%d"}`, n))
+		}
+		for n := range 3 {
+			p.wantAlert(fmt.Sprint(n))
+		}
 	})
 }
 
@@ -202,12 +192,12 @@ func TestEventsDuringAlert(t *testing.T) {
 func trigger(t testing.TB, upstream *pushertest.Server, name, data string) {
 	t.Helper()
 	api := must(pusher.ClientFromURL(upstream.PusherURL))
-	if err := api.Trigger(sampleEvent(t).channel, name, data); err != nil {
+	if err := api.Trigger(channel, name, data); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// The page reports a click that the server accepted, but whose event does not arrive: the second click's.
+// The page reports a click that the server accepted but whose event does not arrive, here the second click.
 func TestClickWithoutEvent(t *testing.T) {
 	eachClient(t, func(t *testing.T, cdn cdn) {
 		upstream, app := startWithUpstream(t)
@@ -219,25 +209,21 @@ func TestClickWithoutEvent(t *testing.T) {
 			}
 			upstream.ServeHTTP(w, r)
 		})
-		p := newTab(t, cdn)
-		p.shorten(map[int]int{eventPart: 100})
-		p.edit(`const button = document.querySelector('.push'), second = button.cloneNode(true);
+		p := newTab(t, cdn).shorten(map[int]int{eventPart: 100}).edit(`
+			const button = document.querySelector('.push'), second = button.cloneNode(true);
 			second.dataset.event = 'second';
-			button.after(second);`)
-		p.open(app.url, "connected")
+			button.after(second);`).open(app.url, "connected")
 		for range 3 {
 			p.click()
 		}
 		p.wantAlert()
 		p.wantAlert()
 		const reported = "document.getElementById('problem').textContent.includes('the event has not reached this page')"
-		for !evaluate[bool](p, reported) { // another button's alerts don't delay the report
-			if clicks.Load() > 50 {
-				p.fatal("no report, but alerts all the time")
-			}
-			trigger(t, upstream, "second", fmt.Sprintf(`{"message":%q}`, sampleEvent(t).message))
+		for n := 0; n < 50 && !evaluate[bool](p, reported); n++ { // another button's alerts don't delay the report
+			trigger(t, upstream, "second", fmt.Sprintf(`{"message":%q}`, message))
 			p.wantAlert()
 		}
+		p.await(reported)
 		p.awaitRest()
 	})
 }
@@ -249,100 +235,66 @@ func TestClickWhileNotConnected(t *testing.T) {
 		upstream := pushertest.NewServer(t)
 		w := newWire(t, upstream.HTTP.Listener.Addr().String())
 		app := start(t, "PUSHER_URL="+upstream.PusherURL, "PUSHER_SOCKET_URL="+strings.Replace(w.url, "http", "ws", 1))
-		p := openPage(t, cdn, app.url)
-		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPost {
-				upstream.ServeHTTP(w, r)
-			}
-		})
-		w.cut()
+		p := newTab(t, cdn).shorten(map[int]int{activity: never, pong: 300}).open(app.url, "connected")
+		w.fail()
+		p.js(online)
 		p.awaitState("lost")
 		p.click()
 		pushertest.WaitFor(t, "the event of the click", func() bool { return len(upstream.Events()) == 1 })
-		upstream.Override(nil)
+		w.repair()
+		p.js(online)
 		p.awaitState("connected")
 		p.awaitText("problem", notConnected)
 	})
 	t.Run("before the client has loaded", func(t *testing.T) {
-		app := start(t)
-		p := newTab(t, unresponsive)
-		p.shorten(map[int]int{load: 1000, eventPart: 200})
-		p.navigate(app.url)
-		p.awaitState("connecting")
+		p := newTab(t, unresponsive).shorten(map[int]int{load: 1000, eventPart: 200}).open(start(t).url, "connecting")
 		p.click()
-		p.await("!!document.querySelector('.push[data-phase=flying]')")
-		if client := evaluate[string](p, "document.body.dataset.client ?? ''"); client != "" {
-			t.Fatalf("the client %s had already loaded", client)
-		}
 		p.awaitText("problem", notConnected)
 		p.awaitState("connected")
 		p.click()
 		p.wantAlert()
 		p.await("document.getElementById('problem').textContent === ''")
 	})
-	t.Run("refused", func(t *testing.T) {
-		_, app := startWithUpstream(t)
-		p := newTab(t, served)
-		p.edit("document.body.dataset.key = 'other'")
-		p.open(app.url, "refused")
-		p.click()
-		p.awaitText("problem", "this page is not connected, so it can't show the alert. The status below says why.")
-	})
 }
 
 // A click whose request times out while an alert is open does not fail.
 func TestLongAlert(t *testing.T) {
 	t.Parallel()
-	for name, script := range map[string]string{
-		"TimeoutError": "",
-		"AbortError, as in Chrome before 124": `AbortSignal.timeout = (ms) => {
-			const c = new AbortController();
-			setTimeout(() => c.abort(), ms);
-			return c.signal;
-		}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			upstream, app := startWithUpstream(t)
-			closed := make(chan bool)
-			upstream.Override(func(w http.ResponseWriter, r *http.Request) {
-				upstream.ServeHTTP(w, r) // delivers the event before the response
-				if r.Method == http.MethodPost {
-					<-closed
-				}
-			})
-			p := newTab(t, blocked)
-			p.beforeLoad(script)
-			p.shorten(map[int]int{request: 1000})
-			p.open(app.url, "connected")
-			p.keepOpen.Lock()
-			p.js("setTimeout(() => document.querySelector('.push').click())")
-			p.wantAlert()
-			time.Sleep(time.Second) // as long as the page waits for the response
-			close(closed)
-			p.keepOpen.Unlock()
-			p.awaitRest()
-			p.await("document.getElementById('problem').textContent === ''")
-		})
-	}
+	upstream, app := startWithUpstream(t)
+	closed := make(chan bool)
+	upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+		upstream.ServeHTTP(w, r) // delivers the event before the response
+		if r.Method == http.MethodPost {
+			<-closed
+		}
+	})
+	p := newTab(t, blocked).shorten(map[int]int{request: 1000}).open(app.url, "connected")
+	p.keepOpen.Lock()
+	p.js("setTimeout(() => document.querySelector('.push').click())")
+	p.wantAlert()
+	time.Sleep(time.Second) // as long as the page waits for the response
+	close(closed)
+	p.keepOpen.Unlock()
+	p.awaitRest()
+	p.await("document.getElementById('problem').textContent === ''")
 }
 
 // The page shows why a click failed, until one succeeds. The result of a click does not replace that of a newer click.
 func TestPageSaysWhatFailed(t *testing.T) {
 	t.Parallel()
-	upstream, one := startWithUpstream(t)
-	two := start(t, "PUSHER_URL="+upstream.PusherURL)
+	upstream, app := startWithUpstream(t)
 	held, release := make(chan bool, 1), make(chan bool, 1)
 	t.Cleanup(func() { close(release) }) // after the page was checked
-	w := newWire(t, strings.TrimPrefix(front(t, one.url, "POST /proxy", http.NotFoundHandler()), "http://"))
-	p := openPage(t, served, w.url)
-	hold := func(w http.ResponseWriter, r *http.Request) {
-		held <- true
-		<-release
-		upstream.ServeHTTP(w, r)
-	}
+	p := openPage(t, served, app.url)
 	clickHeld := func() {
-		upstream.Override(hold)
+		upstream.Override(func(w http.ResponseWriter, r *http.Request) {
+			held <- true
+			if <-release {
+				upstream.ServeHTTP(w, r)
+			} else {
+				http.Error(w, "", http.StatusInternalServerError)
+			}
+		})
 		p.click()
 		pushertest.WaitFor(t, "a click", func() bool { return len(held) == 1 })
 	}
@@ -358,25 +310,26 @@ func TestPageSaysWhatFailed(t *testing.T) {
 	p.awaitRest()
 	p.awaitText("problem", "message quota is used up")
 
+	// The event of a click does not count for an older click that fails later.
+	clickHeld()
 	upstream.Override(nil)
 	p.click()
 	p.wantAlert()
+	<-held
+	release <- false
+	p.awaitText("problem", "server error")
 	p.await("document.getElementById('problem').textContent === ''")
-	for path, want := range map[string]string{
-		"wave":  "The server has no handler for /wave.", // a new button, without a handler
-		"proxy": "404 page not found",                   // from a proxy, shown as it is
-	} {
-		p.js(fmt.Sprintf("document.querySelector('.push').dataset.post = %q", path))
-		p.click()
-		p.awaitText("problem", want)
-	}
+	p.js("document.querySelector('.push').dataset.post = 'wave'") // a new button, without a handler
+	p.click()
+	p.awaitText("problem", "The server has no handler for /wave.")
+	p.awaitRest()
 
 	// A failed click is reported, even if another page's event has made its kaomoji crash.
 	p.js("document.querySelector('.push').dataset.post = 'pusher'")
 	clickHeld()
 	upstream.Override(nil)
-	two.click()
+	trigger(t, upstream, event, fmt.Sprintf(`{"message":%q}`, message))
 	p.wantAlert()
-	w.end()
+	app.signal(os.Kill)
 	p.awaitText("problem", "The server can't be reached")
 }

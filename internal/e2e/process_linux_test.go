@@ -7,6 +7,3 @@ import (
 
 // endWithTests makes a program end when this process ends, even if it is killed.
 func endWithTests(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} }
-
-// detach keeps Ctrl-C, which ends this process, from ending cmd too.
-func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -19,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,7 +26,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-var scratch string // a folder for all temporary files, also those of browsers
+var scratch string // a folder for all temporary files, including those of browsers
 
 func TestMain(m *testing.M) {
 	// go test must not cache results, because they depend on the program, the browsers and npm, which it can't see.
@@ -36,16 +36,12 @@ func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "6") // whatever the number of CPUs: the tests mostly wait
 	scratch = must(os.MkdirTemp("", "pusher-sample-test"))
 	os.Setenv("TMPDIR", scratch)
-	// Even if this process is killed, the shell sees the end of its input, and removes the folder.
-	janitor := exec.Command("sh", "-c", `cat; sleep 1; rm -rf "$1"`, "sh", scratch)
-	detach(janitor)
+	// Even if this process is killed, or ended by Ctrl-C, the shell sees the end of its input, and removes the folder.
+	janitor := exec.Command("sh", "-c", `trap "" INT; cat; sleep 1; rm -rf "$1"`, "sh", scratch)
 	input := must(janitor.StdinPipe())
 	janitor.Start() // fails without a shell, for example on Windows
 	code := m.Run()
-	reportSkipped()
-	for _, stop := range stopBrowsers {
-		stop()
-	}
+	stopBrowsers()
 	os.RemoveAll(scratch)
 	input.Close()
 	os.Exit(code)
@@ -53,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // buildProgram builds the program once, with the race detector if the tests have it.
 var buildProgram = sync.OnceValues(func() (binary string, err error) {
-	binary = filepath.Join(scratch, "pusher-sample")
+	binary = filepath.Join(scratch, "bin", "pusher-sample")
 	args := []string{"build", "-o", binary}
 	race := debug.BuildSetting{Key: "-race", Value: "true"}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, race) {
@@ -81,11 +77,10 @@ func command(t testing.TB, env []string, args ...string) *exec.Cmd {
 
 // run runs a command and returns its output and how it ended.
 func run(t testing.TB, cmd *exec.Cmd) (string, error) {
-	endWithTests(cmd)
-	tooLong := time.AfterFunc(pushertest.Timeout, func() { cmd.Process.Kill() })
-	defer tooLong.Stop()
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	t.Helper()
+	p := startProcess(t, cmd)
+	err := p.wait()
+	return p.logged(), err
 }
 
 // program is the built program, running.
@@ -113,32 +108,23 @@ func startWithUpstream(t testing.TB, env ...string) (*pushertest.Server, *progra
 	return upstream, start(t, append(env, "PUSHER_URL="+upstream.PusherURL)...)
 }
 
-var (
-	brokenMu sync.Mutex
-	broken   []string // failed tests
-)
+var failures atomic.Int32 // programs whose tests have failed
 
-// skipIfBroken skips a test if three others have failed, instead of letting one after the other time out.
-func skipIfBroken(t testing.TB) {
-	t.Helper()
-	t.Cleanup(func() {
-		brokenMu.Lock()
-		defer brokenMu.Unlock()
-		if t.Failed() && !slices.Contains(broken, t.Name()) {
-			broken = append(broken, t.Name())
-		}
-	})
-	brokenMu.Lock()
-	defer brokenMu.Unlock()
-	if len(broken) >= 3 {
-		t.Skip("skipped because others have failed: ", broken)
-	}
-}
-
-// startCommand runs a command that starts the program, until the end of the test.
+// startCommand runs a command that starts the program, until the end of the test, and waits until it is ready.
 func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 	t.Helper()
-	skipIfBroken(t)
+	p := startProcess(t, cmd)
+	p.url = "http://" + strings.Replace(p.printed(`msg=ready .*address=(\S+)`, 1)[0][1], "[::]", "127.0.0.1", 1)
+	return p
+}
+
+// startProcess runs a command until the end of the test. It skips the test if others have failed, so that the remaining
+// tests don't all time out.
+func startProcess(t testing.TB, cmd *exec.Cmd) *program {
+	t.Helper()
+	if failures.Load() >= 5 {
+		t.Skip("skipped because others have failed")
+	}
 	p := &program{t: t, cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p, p
 	endWithTests(cmd)
@@ -153,14 +139,14 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *program {
 		if strings.Contains(log, "DATA RACE") {
 			t.Error(log)
 		} else if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", p.url, log[max(0, len(log)-3000):])
+			failures.Add(1)
+			t.Logf("the end of the log of %s:\n%s", cmd.Path, log[max(0, len(log)-3000):])
 		}
 	})
 	go func() {
 		p.err = cmd.Wait()
 		close(p.ended)
 	}()
-	p.url = "http://127.0.0.1:" + p.printed(`msg=ready .*?:(\d+)`, 1)[0][1]
 	return p
 }
 
@@ -194,10 +180,10 @@ func (p *program) printed(pattern string, n int) (matches [][]string) {
 }
 
 // pusherURL returns the PUSHER_URL that the program prints for other programs.
-func (p *program) pusherURL() string {
-	p.t.Helper()
-	return p.printed(`PUSHER_URL=\S+`, 1)[0][0]
-}
+func (p *program) pusherURL() string { return p.printed(`PUSHER_URL=\S+`, 1)[0][0] }
+
+// socketURL returns the URL of the embedded server's WebSockets.
+func (p *program) socketURL() string { return "ws://" + p.address() + "/app/local?protocol=7" }
 
 func (p *program) address() string { return strings.TrimPrefix(p.url, "http://") }
 
@@ -234,15 +220,6 @@ func (p *program) wait() error {
 		p.t.Fatal("timed out waiting for the program to end")
 		return nil
 	}
-}
-
-// accepts reports whether something accepts connections at address.
-func accepts(address string) bool {
-	conn, err := net.Dial("tcp", address)
-	if err == nil {
-		conn.Close()
-	}
-	return err == nil
 }
 
 // must returns v. It panics if there is an error, which a working machine doesn't have.
@@ -282,22 +259,10 @@ func serve(t testing.TB, handler http.Handler) string {
 	return server.URL
 }
 
-// front returns the URL of a reverse proxy to target that itself responds to requests that match pattern.
-func front(t testing.TB, target, pattern string, handler http.Handler) string {
-	t.Helper()
-	mux := http.NewServeMux()
-	mux.Handle("/", forward(t, target))
-	mux.Handle(pattern, handler)
-	return serve(t, mux)
-}
+// The event that a click triggers, as in main.go, so that the tests still pass after it is changed.
+var channel, event, message = constant("channel"), constant("event"), constant("message")
 
-// event is the event that a click triggers.
-type event struct{ channel, name, message string }
-
-// sampleEvent returns the event that a click triggers, so that the tests still pass after it is changed.
-func sampleEvent(t testing.TB) event {
-	t.Helper()
+func constant(name string) string {
 	source := must(os.ReadFile("../../main.go"))
-	constant := func(name string) string { return find(t, `(?m)^\t`+name+`\s+= "(.*)"$`, string(source))[0] }
-	return event{constant("channel"), constant("event"), constant("message")}
+	return string(regexp.MustCompile(`(?m)^\t` + name + `\s+= "(.*)"$`).FindSubmatch(source)[1])
 }

@@ -3,13 +3,10 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,16 +18,7 @@ import (
 	"pusher-sample/internal/pushertest"
 )
 
-// A tool's name, with its Debian package.
-const (
-	chromium = "Chromium (Debian package chromium)"
-	firefox  = "Firefox (Debian package firefox-esr)"
-	npm      = "npm or its registry (Debian package npm)"
-	foreman  = "foreman (Debian package ruby-foreman)"
-	nginx    = "nginx (Debian package nginx)"
-)
-
-var skipped sync.Map // reasons why tests were skipped
+var skipped sync.Map // missing tools
 
 // skip skips a test whose tool is missing. With CI=true, where every tool must be installed, the test fails instead.
 func skip(t testing.TB, tool string, err error) {
@@ -39,23 +27,12 @@ func skip(t testing.TB, tool string, err error) {
 		t.Fatalf("%s is missing: %v", tool, err)
 	}
 	cause, _, _ := strings.Cut(err.Error(), "\n") // npm's errors are long
-	reason := fmt.Sprintf("%s is missing: %s", tool, cause)
-	skipped.Store(reason, true)
-	t.Skip(reason)
-}
-
-// reportSkipped prints why tests were skipped. Without -v, go test hides the output of a package that passes, so it
-// writes to the terminal or, without one, to the stderr of go test.
-func reportSkipped() {
-	out := os.Stdout
-	for _, name := range []string{fmt.Sprintf("/proc/%d/fd/2", os.Getppid()), "/dev/tty"} {
-		if file, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-			out = file
-		}
+	if _, told := skipped.LoadOrStore(tool, true); !told {
+		// Without -v, go test hides the output of a package that passes, but not what is written to its own stderr.
+		stderr, _ := os.OpenFile(fmt.Sprintf("/proc/%d/fd/2", os.Getppid()), os.O_WRONLY|os.O_APPEND, 0)
+		fmt.Fprintf(stderr, "internal/e2e: tests are skipped: %s is missing: %s\n", tool, cause)
 	}
-	for reason := range skipped.Range {
-		fmt.Fprintln(out, "internal/e2e: tests were skipped:", reason)
-	}
+	t.Skipf("%s is missing: %s", tool, cause)
 }
 
 // lookPath returns the path of the first program that is installed.
@@ -109,7 +86,7 @@ func npmModules(t testing.TB) string {
 	t.Helper()
 	modules, err := npmInstall()
 	if err != nil {
-		skip(t, npm, err)
+		skip(t, "npm or its registry (Debian package npm)", err)
 	}
 	return modules
 }
@@ -117,14 +94,13 @@ func npmModules(t testing.TB) string {
 // npmFile returns the contents of a file of an installed package.
 func npmFile(t testing.TB, name string) string {
 	t.Helper()
-	file := must(os.ReadFile(filepath.Join(npmModules(t), name)))
-	return string(file)
+	return string(must(os.ReadFile(filepath.Join(npmModules(t), name))))
 }
 
 // node runs a script in testdata, whose output must contain want. Its stdin ends when it must stop.
 func node(t testing.TB, script, want string, env ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*pushertest.Timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*pushertest.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", filepath.Join("testdata", script))
 	cmd.Env = append(os.Environ(), append(env, "NODE_PATH="+npmModules(t))...)
@@ -135,48 +111,32 @@ func node(t testing.TB, script, want string, env ...string) {
 	}
 }
 
-// freeAddress returns an address on which nothing listens.
-func freeAddress(t testing.TB) string {
+// certificateFile returns the path of a file with the tests' certificate and its private key.
+func certificateFile(t testing.TB) string {
 	t.Helper()
-	listener := must(net.Listen("tcp", "127.0.0.1:0"))
-	defer listener.Close()
-	return listener.Addr().String()
+	c := pushertest.Certificate()
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}), pem.EncodeToMemory(
+		&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(c.PrivateKey))})...)
+	file := filepath.Join(t.TempDir(), "certificate.pem")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
-// startNginx starts nginx with a site, which must listen on address, and which may use the files certificate and key,
-// with the tests' certificate.
-func startNginx(t testing.TB, site, address string) {
+// startNginx starts nginx with a site.
+func startNginx(t testing.TB, site string) {
 	t.Helper()
-	path := lookPath(t, nginx, "nginx", "/usr/sbin/nginx") // often not in PATH
-	certificate := must(pushertest.Certificate())
-	key := must(x509.MarshalPKCS8PrivateKey(certificate.PrivateKey))
+	path := lookPath(t, "nginx (Debian package nginx)", "nginx", "/usr/sbin/nginx") // often not in PATH
 	// A minimal replacement for Debian's nginx.conf, with one process and one folder.
-	config := "daemon off; master_process off; pid nginx.pid; error_log stderr; events {} http { access_log off;\n"
+	config := "daemon off; master_process off; pid nginx.pid; error_log stderr notice; events {} http { access_log off;\n"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		config += kind + "_temp_path temp;\n"
 	}
 	dir := t.TempDir()
-	write := func(name string, text []byte) error { return os.WriteFile(filepath.Join(dir, name), text, 0o600) }
-	if err := errors.Join(
-		write("certificate", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})),
-		write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
-		write("nginx.conf", []byte(config+site+"}\n")),
-	); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(config+site+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
 	cmd := exec.Command(path, "-p", dir, "-c", "nginx.conf", "-e", "stderr")
-	cmd.Stderr = &log
-	endWithTests(cmd)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("the log of nginx: %s", &log)
-		}
-	})
-	pushertest.WaitFor(t, "nginx to listen", func() bool { return accepts(address) })
+	startProcess(t, cmd).printed("event method", 1) // it then listens
 }

@@ -25,10 +25,10 @@ func WaitFor(t testing.TB, what string, done func() bool) {
 	}
 }
 
-var client = &http.Client{Timeout: Timeout}
+// client opens a connection for each request, so that none is left over.
+var client = &http.Client{Timeout: Timeout, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Request sends a request and returns the response and its body. headers are names, each
-// followed by its value.
+// Request sends a request and returns the response and its body. headers are names, each followed by its value.
 func Request(t testing.TB, method, url string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, nil)
@@ -50,8 +50,8 @@ func Request(t testing.TB, method, url string, headers ...string) (*http.Respons
 	return resp, string(body)
 }
 
-// Log returns a writer that discards log lines. The test fails if a line contains one of the
-// tests' secrets or a signed URL.
+// Log returns a writer that discards log lines. The test fails if a line contains one of the tests' secrets or a signed
+// URL.
 func Log(t testing.TB) io.Writer { return secretFinder{t} }
 
 type secretFinder struct{ t testing.TB }
@@ -65,20 +65,16 @@ func (f secretFinder) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Clicks sends clicks and counts the responses. The zero value is ready to use, and safe for
-// concurrent use.
+// Clicks sends clicks and counts the responses. The zero value is ready to use, and safe for concurrent use.
 type Clicks struct {
 	mu        sync.Mutex
 	responses map[string]int
 }
 
-// clickClient opens a connection for each click, so that none is left over.
-var clickClient = &http.Client{Timeout: Timeout, Transport: &http.Transport{DisableKeepAlives: true}}
-
 // Click sends the request of a click to the app at url. If there is no response, it counts "none".
 func (c *Clicks) Click(url string) {
 	response := "none"
-	if resp, err := clickClient.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {
+	if resp, err := client.Post(strings.TrimSuffix(url, "/")+"/pusher", "", nil); err == nil {
 		text, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		response = resp.Status[:4] + string(text)
@@ -91,8 +87,7 @@ func (c *Clicks) Click(url string) {
 	c.responses[response]++
 }
 
-// Count returns how many responses contain text. A response is its status and body in one
-// string, such as "200 ok".
+// Count returns how many responses contain text. A response is its status and body in one string, such as "200 ok".
 func (c *Clicks) Count(text string) int {
 	n := 0
 	for response, times := range c.Responses() {

@@ -37,7 +37,4 @@ async function subscribe(received, ...names) {
   assert.deepStrictEqual(received2, [...common, ['b', 'both', '柱'], ...batch, ['a', 'except', 'x'], end]);
   console.log('all received');
   process.exit(0);
-})().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+})().catch((error) => { console.error(error); process.exit(1); });

@@ -1,5 +1,4 @@
-// Package pipe provides an in-memory listener, so that servers can be tested with the fake
-// clock of testing/synctest.
+// Package pipe provides an in-memory listener, so that servers can be tested with the fake clock of testing/synctest.
 package pipe
 
 import "net"

@@ -1,4 +1,4 @@
-// Package socket provides a WebSocket client for tests. Its library is another than the embedded server's.
+// Package socket provides a WebSocket client for tests. It uses a different library than the embedded server.
 package socket
 
 import (
@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -40,8 +39,8 @@ type Client struct {
 	code     websocket.StatusCode
 }
 
-// Dial connects to the Channels server at url, which begins with http, as a client of the app with this key. It ends the
-// connection at the end of the test.
+// Dial connects to the Channels server at url, which begins with http, as a client of the app with this key. It ends
+// the connection at the end of the test.
 func Dial(t testing.TB, url, key string) *Client {
 	t.Helper()
 	return DialFrom(t, url, "/app/"+key+"?protocol=7", "")
@@ -85,15 +84,11 @@ func DialFrom(t testing.TB, url, path, origin string) *Client {
 func Subscribe(t testing.TB, url, key string, channels ...string) *Client {
 	t.Helper()
 	c := Dial(t, url, key)
-	var established struct {
-		ID      string `json:"socket_id"`
-		Timeout int    `json:"activity_timeout"`
-	}
 	m := c.Next()
-	if err := json.Unmarshal([]byte(m.Text()), &established); err != nil || m.Event != "pusher:connection_established" || established.Timeout != 120 {
+	_, err := fmt.Sscanf(m.Text(), `{"socket_id":%q,"activity_timeout":120}`, &c.ID)
+	if err != nil || m.Event != "pusher:connection_established" {
 		t.Fatalf("the first message is %+v, want connection_established", m)
 	}
-	c.ID = established.ID
 	for _, name := range channels {
 		c.Send(fmt.Sprintf(`{"event":"pusher:subscribe","data":{"auth":"","channel":%q}}`, name))
 		if m := c.Next(); m.Event != "pusher_internal:subscription_succeeded" || m.Channel != name || m.Text() != "{}" {
@@ -116,16 +111,23 @@ func (c *Client) Send(text string) {
 // Next waits for the next message.
 func (c *Client) Next() Message {
 	c.t.Helper()
+	m, ok := c.receive()
+	if !ok {
+		c.t.Fatalf("the connection was closed with code %d", c.code)
+	}
+	return m
+}
+
+// receive waits for the next message. It returns false if the connection has ended.
+func (c *Client) receive() (Message, bool) {
+	c.t.Helper()
 	select {
 	case m, ok := <-c.Messages:
-		if !ok {
-			c.t.Fatalf("the connection was closed with code %d", c.code)
-		}
-		return m
+		return m, ok
 	case <-time.After(timeout):
-		c.t.Fatal("timed out waiting for a message")
+		c.t.Fatal("timed out waiting for a message, or the end of the connection")
+		return Message{}, false
 	}
-	panic("unreachable")
 }
 
 // WantEvent waits for the next message, which must be this event.
@@ -148,15 +150,9 @@ func (c *Client) WantNoMessage() {
 // CloseCode discards messages until the connection ends, and returns its close code, or -1 if there was none.
 func (c *Client) CloseCode() int {
 	c.t.Helper()
-	deadline := time.After(timeout)
 	for {
-		select {
-		case _, ok := <-c.Messages:
-			if !ok {
-				return int(c.code)
-			}
-		case <-deadline:
-			c.t.Fatal("timed out waiting for the connection to be closed")
+		if _, ok := c.receive(); !ok {
+			return int(c.code)
 		}
 	}
 }
@@ -173,9 +169,4 @@ func Closing(code int, messages ...string) http.Handler {
 		}
 		conn.Close(websocket.StatusCode(code), "no")
 	})
-}
-
-// IsHandshake reports whether a request opens a WebSocket.
-func IsHandshake(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
 }
