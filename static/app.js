@@ -1,9 +1,9 @@
 // A click asks this site's server to trigger an event. Pusher, or the embedded server, sends the event over a
 // WebSocket to every open page. Each page shows it in an alert.
 //
-// This file contains the essential Pusher code. The other files don't use each other: connection.js loads the
-// Channels client and shows the state of its connection, clicks.js says why a click failed, alerts.js shows
-// one alert at a time, and kaomoji.js moves the kaomoji.
+// This file contains the essential Pusher code. Each other file has one task: connection.js loads the
+// Channels client (pusher-js, or its fallback channels.js) and shows the state of its connection, clicks.js
+// says why a click failed, alerts.js shows one alert at a time, and kaomoji.js moves the kaomoji.
 
 import { takeTurn } from './alerts.js';
 import { noteEvent, report } from './clicks.js';

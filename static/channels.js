@@ -24,7 +24,7 @@ export class Pusher {
   #failures = 0; // attempts since the last connection
 
   constructor(key, options) {
-    const { cluster, wsHost = `ws-${cluster}.pusher.com`, wsPath = '', wsPort, wssPort = 443 } = options;
+    const { wsHost, wsPath = '', wsPort, wssPort = 443 } = options;
     const tls = options.forceTLS !== false || location.protocol === 'https:'; // like pusher-js
     const origin = tls ? `wss://${wsHost}:${wssPort}` : `ws://${wsHost}:${wsPort}`;
     this.#url = `${origin}${wsPath}/app/${encodeURIComponent(key)}?protocol=7&client=js&version=8.6.0&flash=false`;
@@ -92,13 +92,13 @@ export class Pusher {
     const connected = this.connection.state === 'connected';
     const age = performance.now() - this.#since;
     const wait = Math.min(RETRY_MS * 2 ** this.#failures++, RETRY_MAX_MS) * (1 + Math.random() / 4);
-    const now = code >= 4200 && connected && age > RETRY_MS; // the server asked for it, and not all the time
+    const now = code >= 4200 && connected && age > RETRY_MS; // as the server asked, unless the connection was short
     this.#schedule(now ? 0 : wait, () => this.#open());
     if (connected || code >= 4100) this.#setState('connecting');
     else if (age > this.#options.unavailableTimeout) this.#setState('unavailable');
   }
 
-  // #drop closes the socket without waiting for its close event, which takes long if the connection is dead.
+  // #drop closes the socket without waiting for its close event, which arrives late if the connection is dead.
   #drop() {
     clearTimeout(this.#timer);
     if (this.#socket) Object.assign(this.#socket, { onmessage: null, onclose: null }).close();

@@ -1,6 +1,6 @@
 // Shows why a click failed.
 
-const EVENT_MS = 4_000; // how long the event of an accepted click may take to arrive
+const EVENT_MS = 6_000; // how long the event of an accepted click may take; the server reports a failure within 5 s
 
 const page = document.body.dataset;
 const problem = document.getElementById('problem');
@@ -17,6 +17,7 @@ export async function report(request, event) {
   pending.add(click);
   const failure = await explain(request, click);
   pending.delete(click);
+  if (failure && click.arrived) noteEvent(event); // that event was another click's
   if (click.number > reported) {
     reported = click.number;
     problem.textContent = failure;

@@ -8,15 +8,15 @@ const UNAVAILABLE_MS = 3_000; // how long the first attempt to connect to a self
 
 const page = document.body.dataset;
 const status = document.getElementById('status');
-const hosted = page.cluster && !page.socket; // by Pusher; otherwise, the server is self-hosted or embedded
-const server = new URL(hosted ? `wss://ws-${page.cluster}.pusher.com` : page.socket || '.', location.href);
+const hosted = page.cluster !== ''; // by Pusher; otherwise, the server is self-hosted or embedded
+const server = new URL(page.socket || '.', location.href);
 
 const unavailable = location.protocol === 'https:' && server.protocol === 'ws:'
   ? "A page that was loaded over HTTPS can connect only to a wss:// address, but the server's address is " +
     `ws://${server.host}. The site owner should set PUSHER_SOCKET_URL to a wss:// address.`
   : `Can't connect to ${server.host}. A proxy, a firewall or a browser extension may be blocking WebSockets` +
     (hosted ? '' : `, or the server might not accept pages from ${location.origin}`) + '. Still trying. Try another ' +
-    "network or browser. If that doesn't help, the site owner should check the server's address.";
+    "network or browser. If that doesn't help, the site owner should check the server's address, and any proxy.";
 
 // A browser without this function is too old. The status then keeps the text from index.html.
 if (!AbortSignal.timeout) throw new Error('This browser is too old.');
@@ -45,11 +45,10 @@ export async function loadPusher() {
 // connectionOptions returns the options for new Pusher.
 export function connectionOptions() {
   const timeouts = { activityTimeout: ACTIVITY_MS, pongTimeout: PONG_MS };
-  const options = { cluster: page.cluster, channelAuthorization: { endpoint: 'pusher/auth' }, ...timeouts };
-  return hosted ? options : {
+  const options = { wsHost: server.hostname, channelAuthorization: { endpoint: 'pusher/auth' }, ...timeouts };
+  return hosted ? { ...options, cluster: page.cluster } : {
     ...options,
     cluster: 'local', // pusher-js requires one
-    wsHost: server.hostname,
     wsPort: Number(server.port) || 80,
     wssPort: Number(server.port) || 443,
     wsPath: server.pathname.replace(/\/$/, ''),
@@ -75,7 +74,7 @@ export function watchConnection(pusher, channel) {
   channel.bind('pusher:subscription_error', (e) => refuse({ message: e.error ?? `status ${e.status}` }, channel));
   connection.bind('error', ({ error, data }) => {
     const { code } = error?.data ?? data ?? {};
-    if (code && (code < 4000 || Math.floor(code / 100) === 42)) return; // the client only reconnects
+    if (code && (code < 4000 || Math.floor(code / 100) === 42)) return; // the client reconnects by itself
     if (error && code) refuse(error.data); // a close code
     if (!error && page.state !== 'connected') refuse(data ?? {}, channel); // a message that rejects the subscription
   });
@@ -107,7 +106,7 @@ export function watchConnection(pusher, channel) {
     timer = setTimeout(reconnect, PONG_MS);
   }
 
-  // showLoss shows why there is no connection, for reasons that the server doesn't know.
+  // showLoss shows why there is no connection, as far as this page can tell; refuse shows the server's reason.
   function showLoss() {
     const state = connection.socket_id ? 'lost' : 'connecting'; // whether there was a connection before
     if (!navigator.onLine) show(state, 'This device is offline. Trying again…');
@@ -120,7 +119,7 @@ export function watchConnection(pusher, channel) {
 }
 
 // refuse shows why the server closed the connection or, if a channel is given, rejected the subscription
-// to it: the server's own words, then advice if the code says what to do.
+// to it: the server's own words and, if it refused the connection, advice.
 function refuse({ code, message }, channel) {
   const words = message ? `: ${String(message).trim().slice(0, 200).replace(/([^.?!])$/, '$1.')}` : '.';
   const reason = code ? ` (code ${code})${words}` : words;
@@ -134,7 +133,7 @@ function refuse({ code, message }, channel) {
   const busy = `The server isn't accepting connections right now${reason} Trying again…`;
   if (channel) show('refused', `The server rejected the subscription to ${channel.name}${reason}`);
   else if (code >= 4100 && code < 4200) show('busy', busy);
-  else show('refused', `Refused${reason} ${advice}`);
+  else show('refused', `The server refused the connection${reason} ${advice}`);
 }
 
 function show(state, text) {

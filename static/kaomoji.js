@@ -1,5 +1,5 @@
-// Moves the kaomoji of a button. style.css knows its phases: "ready" on the button, "flying" towards
-// the pillar, and "hit". Without a phase, the kaomoji is on the button, or flies back to it.
+// Moves the kaomoji of a button. Its phases, which style.css animates, are "ready" on the button, "flying"
+// toward the pillar, and "hit". Without a phase, the kaomoji is on the button, or flies back to it.
 
 const CRASH_MS = 100; // how long a crash is visible before its alert, which stops all animation
 const STAY_MS = 1_000; // how long it stays visible after its alert
@@ -11,7 +11,7 @@ export function takeOff(button) {
   setPhase(button, 'flying');
 }
 
-// crash makes the kaomoji hit the pillar. It resolves when that was visible; in a hidden page, at once.
+// crash makes the kaomoji hit the pillar. It resolves once the crash has been visible or, in a hidden page, at once.
 export async function crash(button) {
   if (button.dataset.phase !== 'flying') setPhase(button, 'ready');
   setPhase(button, 'hit');
