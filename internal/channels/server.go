@@ -37,7 +37,7 @@ const (
 	maxMessage       = 8 << 10  // bytes per message from a client; a subscription needs at most 300
 	receiveRate      = 2 << 10  // bytes per second that a client may send
 	receiveBurst     = 32 << 10 // bytes that a client may send at once: 100 subscriptions
-	maxQueuedFrames  = 1024     // frames to a client that reads too slowly; subscribers of a channel share its frames
+	maxQueuedFrames  = 1024     // frames waiting for one client to read them; a channel's subscribers share its frames
 	maxQueuedBytes   = 1 << 20  // bytes in those frames
 	maxChannelName   = 164      // characters; Pusher's
 	maxEventName     = 200      // characters; Pusher's

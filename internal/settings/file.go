@@ -52,8 +52,8 @@ func (r *reader) readFile(file string) error {
 }
 
 // readLine reads a line of a file. It warns of an unknown name, and returns an error for a malformed line. Other
-// programs may read .env as well: there, it ignores names that don't begin with PUSHER, and only warns of a malformed
-// line without a known name.
+// programs may read .env as well: there, it ignores unknown names without the prefix PUSHER, and only warns of a
+// malformed line without a known name.
 func (r *reader) readLine(file, place, line string) error {
 	part := groups(`^(?:export\s+)?([\w.-]*)\s*(=?)(.*)$`, line) // always matches
 	name, text := part[1], part[3]

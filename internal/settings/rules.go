@@ -24,9 +24,9 @@ func groups(expression, s string) []string {
 	return regexp.MustCompile(expression).FindStringSubmatch(s)
 }
 
-// rules say which values are valid, except that of PUSHER_URL. An error consists of the value's place and the rule's
-// problem. ID and KEY may not contain characters that are special in URLs, because pusher-http-go and pusher-js put them
-// into URLs unescaped.
+// rules say which values are valid, for all settings but PUSHER_URL. An error consists of the value's place and the
+// rule's problem. ID and KEY may not contain characters that are special in URLs, because pusher-http-go and pusher-js
+// put them into URLs unescaped.
 var rules = []struct {
 	names   []string // of the settings that the rule applies to
 	valid   func(value string) bool

@@ -84,7 +84,7 @@ func command(goos, program, url string) string {
 }
 
 // Trigger triggers the event in args (CHANNEL, EVENT and DATA, with defaults for missing ones) and prints the result.
-// If the page may show no alert for that event, Trigger also prints for which events it does.
+// If the page may show no alert for that event, Trigger also prints which events cause one.
 func Trigger(client *pusher.Client, server settings.Server, args []string, channel, event string, stdout io.Writer) error {
 	parts := []string{"test_channel", "my_event", `{"message":"hello world"}`}
 	copy(parts, args)

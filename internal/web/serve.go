@@ -61,9 +61,9 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	return nil
 }
 
-// newServer returns a server for handler with at most maxHTTPConnections connections, not counting hijacked ones. When all
-// are in use, it closes idle ones. On shutdown, when ctx is done, it closes connections that have not sent a whole
-// request, which browsers open in advance; net/http would wait 5 s for them.
+// newServer returns a server for handler with at most maxHTTPConnections connections, not counting hijacked ones. At
+// the limit, it closes idle connections. On shutdown, when ctx is done, it closes connections that have not sent a
+// whole request, which browsers open in advance; net/http would wait 5 s for them.
 func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *http.Server {
 	server := &http.Server{
 		Handler:        handler,
@@ -80,7 +80,7 @@ func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *htt
 		switch state {
 		case http.StateNew:
 			unused.Store(conn, nil)
-			// While all are in use, close idle connections, and others after their response.
+			// At the limit, close idle connections now, and the others after their response.
 			server.SetKeepAlivesEnabled(len(slots) < maxHTTPConnections)
 			select {
 			case slots <- struct{}{}: // until then, the server accepts no other connections
