@@ -3,7 +3,7 @@
 
 const ATTEMPT_MS = 15_000; // how long an attempt to connect may take
 const RETRY_MS = 1_000; // the wait before the first attempt to reconnect; each failure doubles it
-const RETRY_MAX_MS = 8_000; // the longest wait, without a random part that keeps pages from reconnecting together
+const RETRY_MAX_MS = 8_000; // the longest wait, to which a random part is added so that pages don't reconnect together
 
 const log = (...what) => Pusher.logToConsole && console.log('channels.js', ...what);
 

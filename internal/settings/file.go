@@ -51,8 +51,8 @@ func (r *reader) readFile(file string) error {
 	return nil
 }
 
-// readLine reads a line of a file. It warns of an unknown name, and returns an error for a malformed line. Other
-// programs may read .env as well: there, it ignores unknown names without the prefix PUSHER, and only warns of a
+// readLine reads a line of a file. It warns of an unknown name, and returns an error for a malformed line. In .env,
+// which other programs may read as well, it ignores unknown names without the prefix PUSHER, and only warns of a
 // malformed line without a known name.
 func (r *reader) readLine(file, place, line string) error {
 	part := groups(`^(?:export\s+)?([\w.-]*)\s*(=?)(.*)$`, line) // always matches
@@ -94,8 +94,8 @@ func (r *reader) set(name, place, text string) error {
 }
 
 // parseValue returns the value in the text after the =. It accepts only values that godotenv reads as they are written:
-// outside single quotes, godotenv would expand $ and \. It passes each value to godotenv separately, so that an
-// unclosed quote can't extend into the next line.
+// outside single quotes, godotenv would expand $ and \. parseValue passes each value to godotenv separately, so that
+// an unclosed quote can't extend into the next line.
 func parseValue(text string) (string, error) {
 	const (
 		plain  = `[^[:^graph:]'"#$\\]*` // printable ASCII, except '"#$\

@@ -1,5 +1,5 @@
-// Package terminal produces the program's output: the help, its settings and the page's address when it is ready, and
-// the result of the trigger command.
+// Package terminal produces the program's output: the help, the settings and the page's address when the program is
+// ready, and the result of the trigger command.
 package terminal
 
 import (
