@@ -1,4 +1,4 @@
-// A click asks this site's server to trigger an event. Pusher, or the embedded server, sends the event over a
+// A click asks this site's server to trigger an event. Pusher, or another Channels server, sends the event over a
 // WebSocket to every open page. Each page shows it in an alert.
 //
 // This file contains the essential Pusher code. Each other file has one task: connection.js loads the

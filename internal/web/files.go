@@ -57,7 +57,7 @@ func Static(files fs.FS) http.HandlerFunc {
 	}
 }
 
-// serveContent writes a file. Browsers cache it, and revalidate it on each use. It avoids [http.ServeContent], which
+// serveContent writes a file, which browsers cache and revalidate on each use. It avoids [http.ServeContent], which
 // supports ranges: one request for thousands of ranges would cost as much as hundreds of requests.
 func serveContent(w http.ResponseWriter, r *http.Request, ext string, content []byte, tag string) {
 	header := w.Header()

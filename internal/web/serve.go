@@ -62,8 +62,8 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 }
 
 // newServer returns a server for handler with at most maxHTTPConnections connections, not counting hijacked ones. At
-// the limit, it closes idle connections. On shutdown, when ctx is done, it closes connections that have not sent a
-// whole request, which browsers open in advance; net/http would wait 5 s for them.
+// the limit, it closes idle connections. On shutdown, when ctx is done, it closes connections without the complete
+// headers of a first request, such as those that browsers open in advance; net/http would wait 5 s for them.
 func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *http.Server {
 	server := &http.Server{
 		Handler:        handler,
