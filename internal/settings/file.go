@@ -11,7 +11,7 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// names are the names of the settings in each file. The environment has the same ones as .env.
+// names are the names of the settings in each file. The environment has those of .env, and Heroku's DYNO.
 var names = map[string][]string{
 	".env":    {"PUSHER_URL", "PUSHER_CLUSTER", "PUSHER_SOCKET_URL", "PORT", "RATE_LIMIT", "TRUST_PROXY"},
 	"app.cfg": {"ID", "KEY", "SECRET", "CLUSTER", "HOST", "SECURE"},

@@ -38,7 +38,7 @@ type Server struct {
 	SocketURL string // ws[s]://host[:port][/prefix] of the server's WebSockets; "" for the embedded server
 }
 
-// Embedded reports whether the server runs inside this program, because there are no credentials.
+// Embedded reports whether the server runs inside this program, as it does if there are no credentials.
 func (s Server) Embedded() bool { return s.Host == "" }
 
 // Load reads the settings from environ, which has the form of [os.Environ], from .env in dir and, unless PUSHER_URL is

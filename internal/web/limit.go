@@ -49,7 +49,7 @@ func RateLimit(perSecond float64, proxies int, log *slog.Logger) func(http.Handl
 // clientOf identifies the client of a request by its IPv4 address, or by the /56 network of its IPv6 address, because
 // providers assign a whole network to one customer (RFC 6177). Behind n proxies, the address is the nth entry from the
 // end of all X-Forwarded-For lines together, with or without a port: each proxy appends an entry, and clients can forge
-// earlier ones. With fewer than n entries, it is the first one; if the entry is not an address, the connection's.
+// earlier ones. With fewer entries, it is the first; if the entry is not an address, it is the connection's address.
 func clientOf(r *http.Request, proxies int) netip.Prefix {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	ip := peer.Addr()

@@ -12,7 +12,7 @@ import (
 
 // ConnectSources returns the origins to which the page connects, besides its own, for the Content-Security-Policy: that
 // of the WebSockets at socketURL and, for a cluster of Pusher, that of SockJS, which pusher-js uses if WebSockets are
-// blocked. They are "" for the embedded server.
+// blocked. For the embedded server, it returns "".
 func ConnectSources(socketURL, cluster string) string {
 	scheme, rest, _ := strings.Cut(socketURL, "//")
 	host, _, _ := strings.Cut(rest, "/")
