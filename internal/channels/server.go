@@ -48,6 +48,7 @@ const (
 
 	maxClockSkew    = 600 * time.Second      // between auth_timestamp and the server's clock; Pusher's
 	activityTimeout = 120                    // idle seconds after which clients send a ping
+	handshakeTime   = 2 * time.Second        // time for a client to receive the response to its handshake
 	closeTimeout    = 2 * time.Second        // time for the client to receive a close frame, and to close its side
 	lingerTime      = 300 * time.Millisecond // time for a close frame of the client, after an error
 )
@@ -127,7 +128,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 			"use HTTP/1.1 and forward the Upgrade and Connection headers.", http.StatusUpgradeRequired)
 		return
 	}
-	conn, buffered, _, err := ws.HTTPUpgrader{Timeout: 2 * time.Second}.Upgrade(r, w)
+	conn, buffered, _, err := ws.HTTPUpgrader{Timeout: handshakeTime}.Upgrade(r, w)
 	if err != nil {
 		s.log.Debug("WebSocket handshake failed", "error", err)
 		if conn != nil {
